@@ -1,0 +1,290 @@
+"""Figures of the records in `series`: drawn once, written as PNG files or as SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports.series import HypervolumeView, LayerBar, ParetoView, Point, pareto_view
+from reports.units import axis
+from reports.view import read_run
+from search_spaces import InvalidInput
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind safe palette; in SVG each colour becomes a CSS variable of the page.
+INK, FAINT, PAPER = "#1c2127", "#d3d8de", "#fefefe"
+SEARCHER, RANDOM, UNIFORM, FRONT, TUNED = "#0072b2", "#8b929b", "#e69f00", "#d55e00", "#b5588f"
+VARIABLES = {
+    INK: "--ink",
+    FAINT: "--faint",
+    PAPER: "--paper",
+    SEARCHER: "--searcher",
+    RANDOM: "--random",
+    UNIFORM: "--uniform",
+    FRONT: "--front",
+    TUNED: "--tuned",
+}
+RUN_COLOURS = (SEARCHER, FRONT, "#009e73", TUNED, UNIFORM, "#56b4e9", INK, RANDOM)
+MARKERS = "osD^vPX*"
+BASELINE_STYLES: dict[str, dict[str, Any]] = {
+    "uniform": {"marker": "s", "color": UNIFORM, "s": 34, "zorder": 4},
+    "random": {"marker": "x", "color": RANDOM, "s": 20, "linewidths": 1.1, "zorder": 2},
+}
+BASELINE_NAMES = {"uniform": "uniform width (baseline)", "random": "random (baseline)"}
+STYLE = {
+    "font.family": ["sans-serif"],
+    "font.size": 9.5,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "subnet-search",
+}
+
+
+def draw_pareto(view: ParetoView) -> Figure:
+    """Every evaluated sub-net by who asked for it, the front, the chosen sub-nets and the full net."""
+    with _figure(8.2, 5.0) as (figure, axes):
+        x, y = _plane(axes, [view])
+        for series in view.series:
+            style = {"marker": "o", "color": SEARCHER, "s": 20, "alpha": 0.75, "linewidths": 0, "zorder": 3}
+            if series.baseline:
+                style = BASELINE_STYLES[series.searcher]
+            name = BASELINE_NAMES[series.searcher] if series.baseline else series.searcher
+            _scatter(axes, series.points, x, y, label=f"{name}, {len(series.points)}", **style)
+        _front(axes, view, x, y, color=FRONT, label=f"front in this plane, {len(view.front)}")
+        for limit, line in ((view.x_limit, axes.axvline), (view.y_limit, axes.axhline)):
+            if limit is not None:
+                divisor = x if line == axes.axvline else y
+                line(limit / divisor, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), label="limit")
+        if view.full:
+            _scatter(axes, [view.full], x, y, label="full net", marker="*", color=INK, s=120, zorder=6)
+        _chosen(axes, view, x, y)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, handletextpad=0.5)
+    return figure
+
+
+def draw_hypervolume(view: HypervolumeView) -> Figure:
+    """Dominated hypervolume against the number of evaluations, one line for each searcher."""
+    styles: dict[str, dict[str, Any]] = {
+        "uniform": {"color": UNIFORM, "linestyle": "--", "marker": "s"},
+        "random": {"color": RANDOM, "linestyle": "-.", "marker": "x"},
+    }
+    with _figure(8.2, 3.7) as (figure, axes):
+        for growth in view.growth:
+            style = styles.get(growth.searcher, {"color": SEARCHER, "linestyle": "-", "marker": "o"})
+            axes.plot(
+                growth.evaluations,
+                growth.percent,
+                label=growth.searcher,
+                markersize=3,
+                linewidth=1.6,
+                **style,
+            )
+        if len(view.percent_at_equal) > 1:
+            axes.axvline(view.equal, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
+            axes.annotate(
+                f" {view.equal} evaluations each",
+                (view.equal, 0.02),
+                xycoords=("data", "axes fraction"),
+                fontsize=8.5,
+            )
+        axes.set_xlabel("Evaluations made by each")
+        axes.set_ylabel("Dominated hypervolume (% of box)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    return figure
+
+
+def draw_widths(bars: Sequence[LayerBar]) -> Figure:
+    """The share of its full width that each layer keeps, in forward order; skipped blocks are hatched."""
+    crowded = len(bars) > 36
+    with _figure(10.8 if crowded else max(4.8, 1.2 + 0.3 * len(bars)), 2.7) as (figure, axes):
+        places = range(len(bars))
+        kept = [100 * bar.kept / bar.full for bar in bars]
+        axes.grid(visible=False, axis="x")
+        axes.bar(places, [100] * len(bars), width=0.8, color=FAINT, label="full width")
+        axes.bar(places, kept, width=0.8, color=SEARCHER, label="kept")
+        gone = [place for place in places if bars[place].skipped]
+        if gone:
+            axes.bar(
+                gone, [100] * len(gone), width=0.8, color=PAPER, edgecolor=FRONT, hatch="////", linewidth=0.8,
+                label="block skipped",
+            )  # fmt: skip
+        if not crowded:
+            for place, bar in zip(places, bars, strict=True):
+                if not bar.skipped:
+                    axes.annotate(
+                        str(bar.kept),
+                        (place, kept[place]),
+                        (0, 1.5),
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize=7,
+                    )
+        axes.set_xticks(
+            list(places), [_short(bar.path) for bar in bars], rotation=90, fontsize=5.5 if crowded else 7.5
+        )
+        axes.set_xlim(-0.7, max(len(bars) - 0.3, 1))
+        axes.set_ylim(0, 112)
+        axes.set_yticks([0, 25, 50, 75, 100])
+        axes.set_ylabel("Width kept (%)")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2, fontsize=8.5)
+    return figure
+
+
+def draw_fronts(views: Sequence[ParetoView]) -> Figure:
+    """The fronts of several runs in one plane, over the faint points that all of them evaluated."""
+    with _figure(8.2, 5.0) as (figure, axes):
+        x, y = _plane(axes, views)
+        for i, view in enumerate(views):
+            colour, marker = RUN_COLOURS[i % len(RUN_COLOURS)], MARKERS[i % len(MARKERS)]
+            points = [point for series in view.series for point in series.points]
+            _scatter(axes, points, x, y, color=colour, marker=marker, s=10, alpha=0.25, linewidths=0)
+            _front(axes, view, x, y, color=colour, marker=marker, markersize=4.5, label=view.run)
+        axes.legend(loc="best")
+    return figure
+
+
+def plot_front(
+    runs: str | Path | Sequence[str | Path],
+    x: str = "macs",
+    y: str = "top1_percent",
+    out: str | Path = "front.png",
+) -> Path:
+    """Draws the Pareto fronts of one or more run folders into one figure.
+
+    Args:
+        runs: run folders; a single one is drawn in full, with its baselines and chosen sub-nets.
+        x, y: objectives or costs that every run knows.
+        out: the file to write; its ending decides between .png, .svg and .pdf.
+
+    Raises:
+        InvalidInput: no run, a folder that is no run, values a run does not have, another ending.
+    """
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    out = Path(out)
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise InvalidInput(f"a figure is written as .png, .svg or .pdf, got {str(out)!r}")
+    if not folders:
+        raise InvalidInput("a figure needs at least one run folder, got none")
+    views = [pareto_view(read_run(folder), x, y) for folder in folders]
+    figure = draw_pareto(views[0]) if len(views) == 1 else draw_fronts(views)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(render(figure, out.suffix[1:]))
+    return out
+
+
+def render(figure: Figure, kind: str = "png") -> bytes:
+    """The figure as the bytes of a "png", "svg" or "pdf" file, the same at every call."""
+    from matplotlib import rc_context
+
+    stream = io.BytesIO()
+    with rc_context(STYLE):
+        no_date = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        figure.savefig(stream, format=kind, dpi=180, bbox_inches="tight", pad_inches=0.08, metadata=no_date)
+    return stream.getvalue()
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element for a page: coloured by CSS variables, its ids unique to `name`."""
+    drawn = render(figure, "svg").decode()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    drawn = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", drawn).replace("xlink:href", "href")
+    drawn = re.sub(r'(\sid="|url\(#|\shref="#)', rf"\g<1>{name}-", drawn)
+    drawn = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", _inherit_font, drawn)
+    for colour, variable in VARIABLES.items():
+        drawn = drawn.replace(colour, f"var({variable})")
+    drawn = re.sub(r"<style.*?</style>", "", drawn, count=1, flags=re.DOTALL)
+    opening = r'<svg style="width: \1pt" viewBox="\2" aria-hidden="true">'
+    return re.sub(r'<svg[^>]*width="([\d.]+)pt"[^>]*viewBox="([^"]*)"[^>]*>', opening, drawn, count=1)
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of so many inches that leaves matplotlib's own settings as they were."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as NewFigure
+
+    with rc_context(STYLE):
+        figure = NewFigure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        yield figure, figure.add_subplot()
+
+
+def _plane(axes: Axes, views: Sequence[ParetoView]) -> tuple[float, float]:
+    """Labels both axes and returns what values are divided by to be in the labels' units."""
+    points = [point for view in views for point in view.points()]
+    x, y = axis(views[0].x, [p.x for p in points]), axis(views[0].y, [p.y for p in points])
+    axes.set_xlabel(x.label)
+    axes.set_ylabel(y.label)
+    lowest, highest = min((p.x for p in points), default=0), max((p.x for p in points), default=0)
+    if lowest > 0 and highest / lowest > 40:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    return x.divisor, y.divisor
+
+
+def _scatter(axes: Axes, points: Sequence[Point], x: float, y: float, **style: Any) -> None:
+    axes.scatter([p.x / x for p in points], [p.y / y for p in points], **style)
+
+
+def _front(axes: Axes, view: ParetoView, x: float, y: float, **style: Any) -> None:
+    if view.front:
+        xs, ys = [p.x / x for p in view.front], [p.y / y for p in view.front]
+        axes.plot(xs, ys, drawstyle=f"steps-{view.step}", linewidth=1.5, zorder=3.5, **style)
+
+
+def _chosen(axes: Axes, view: ParetoView, x: float, y: float) -> None:
+    """Hollow diamonds before, full ones after fine-tuning, joined and lettered."""
+    before = [c.before for c in view.chosen if c.before]
+    after = [c.after for c in view.chosen if c.after]
+    style = {"marker": "D", "edgecolors": TUNED, "s": 46, "linewidths": 1.5, "zorder": 7}
+    if before:
+        _scatter(axes, before, x, y, facecolors=PAPER, label="chosen, before fine-tuning", **style)
+    if after:
+        _scatter(axes, after, x, y, facecolors=TUNED, label="chosen, fine-tuned", **style)
+    for label, first, last in view.chosen:
+        if first and last:
+            axes.plot(
+                [first.x / x, last.x / x], [first.y / y, last.y / y], color=TUNED, linewidth=1.2, zorder=6.5
+            )
+        if point := last or first:
+            axes.annotate(
+                label, (point.x / x, point.y / y), (0, 7), textcoords="offset points", ha="center", weight="bold",
+                zorder=8,
+            )  # fmt: skip
+
+
+def _inherit_font(found: re.Match[str]) -> str:
+    return f"font-size: {found[2]}px; font-weight: {found[1] or 400}"
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 34 else f"{path[:15]}…{path[-18:]}"

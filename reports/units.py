@@ -1,0 +1,77 @@
+"""How numbers read: axis labels with their unit, and short texts such as "12.3 M MACs"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+NAMES = {
+    "top1": "Top-1 accuracy",
+    "macs": "Multiply-adds",
+    "params": "Parameters",
+    "weight": "Weights",
+    "peak_activation": "Peak of live activations",
+}
+UNITS = {
+    "macs": "MACs",
+    "params": "",
+    "bytes": "B",
+    "percent": "%",
+    "ms": "ms",
+    "mj": "mJ",
+    "s": "s",
+    "px": "px",
+}
+SCALED = ("macs", "params", "bytes")  # quantities that read better with k, M, G
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+class Axis(NamedTuple):
+    """An axis of a figure: its label, unit included, and what values are divided by to be in that unit."""
+
+    label: str
+    divisor: float
+
+
+def words(name: str) -> str:
+    """The quantity of an objective's name without its unit: "latency_ms" becomes "Latency"."""
+    stem, unit = _split(name)
+    stem = stem or unit
+    return NAMES.get(stem) or (stem.replace("_", " ")[:1].upper() + stem.replace("_", " ")[1:])
+
+
+def axis(name: str, values: Iterable[float]) -> Axis:
+    """Label and divisor for objective `name`, with the prefix that suits the largest of `values`."""
+    unit = _split(name)[1]
+    divisor, prefix = 1.0, ""
+    if unit in SCALED:
+        divisor, prefix = _prefix(max((abs(value) for value in values), default=0.0))
+    symbol = f"{prefix} {UNITS[unit]}".strip() if unit == "macs" else prefix + UNITS.get(unit, "")
+    return Axis(f"{words(name)} ({symbol})" if symbol else words(name), divisor)
+
+
+def text(name: str, value: float | None) -> str:
+    """One value of objective `name` with its unit, three to four digits long; a dash where there is none."""
+    if value is None:
+        return "–"
+    unit = _split(name)[1]
+    if unit == "percent":
+        return f"{value:.2f} %"
+    if unit in SCALED:
+        divisor, prefix = _prefix(abs(value))
+        number = f"{value:.0f}" if divisor == 1 else f"{value / divisor:.{_digits(value / divisor)}f}"
+        return f"{number} {prefix}{' ' if prefix and unit == 'macs' else ''}{UNITS[unit]}".strip()
+    return f"{value:.4g} {UNITS.get(unit, '')}".strip()
+
+
+def _split(name: str) -> tuple[str, str]:
+    stem, _, unit = name.rpartition("_")
+    return (stem, unit) if unit in UNITS else (name, "")
+
+
+def _prefix(value: float) -> tuple[float, str]:
+    return next(((size, prefix) for size, prefix in PREFIXES if value >= size), (1.0, ""))
+
+
+def _digits(value: float) -> int:
+    return 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0

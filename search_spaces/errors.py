@@ -1,0 +1,20 @@
+"""The root of all errors this project raises on purpose."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SubnetSearchError(Exception):
+    """Something failed while working; the message says the rule, what came and the way out."""
+
+
+class InvalidInput(SubnetSearchError, ValueError):
+    """What was given cannot be used, and the one who gave it can mend it."""
+
+
+def nearest_names(name: object, known: Iterable[str]) -> str:
+    """The end of an error message: `"; did you mean 'a' or 'b'?"`, or nothing when no known name is near."""
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,41 @@
+"""Finds, tunes, proves and exports the good sub-networks of a trained vision model.
+
+Names are imported when they are first used, so that `subnet-search --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {
+    "elastic": ("Supernet", "Statistics", "extract", "make_elastic", "recalibrate"),
+    "data": ("Splits",),
+    "exporting": ("export",),
+    "finetuning": ("finetune",),
+    "measure": ("make_evaluator", "prove"),
+    "models": ("load_model",),
+    "ranking": ("rank",),
+    "record": ("Evaluation", "Objective", "ParetoFront", "create_run", "open_run"),
+    "searchers": ("Budget", "make_searcher", "search"),
+    "settings": (
+        "ElasticSettings",
+        "EvaluateSettings",
+        "FinetuneSettings",
+        "TrainSettings",
+    ),
+    "training": ("PlainStep", "SandwichStep", "train"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,0 +1,29 @@
+from .data import Splits as Splits
+from .elastic import Statistics as Statistics
+from .elastic import Supernet as Supernet
+from .elastic import extract as extract
+from .elastic import make_elastic as make_elastic
+from .elastic import recalibrate as recalibrate
+from .exporting import export as export
+from .finetuning import finetune as finetune
+from .measure import make_evaluator as make_evaluator
+from .measure import prove as prove
+from .models import load_model as load_model
+from .ranking import rank as rank
+from .record import Evaluation as Evaluation
+from .record import Objective as Objective
+from .record import ParetoFront as ParetoFront
+from .record import create_run as create_run
+from .record import open_run as open_run
+from .searchers import Budget as Budget
+from .searchers import make_searcher as make_searcher
+from .searchers import search as search
+from .settings import ElasticSettings as ElasticSettings
+from .settings import EvaluateSettings as EvaluateSettings
+from .settings import FinetuneSettings as FinetuneSettings
+from .settings import TrainSettings as TrainSettings
+from .training import PlainStep as PlainStep
+from .training import SandwichStep as SandwichStep
+from .training import train as train
+
+__version__: str

@@ -1,0 +1,96 @@
+"""Between data and networks: batches are checked, moved to the device and counted out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.errors import InvalidInput
+from subnet_search.data import Batch
+from subnet_search.seeding import kept_generators, start_epoch
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a CUDA device where there is one, else the CPU.
+
+    Raises:
+        InvalidInput: CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f'device "{name}" is not there: torch finds no CUDA device. Use "auto" or "cpu"')
+    return device
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where the weights of `net` live."""
+    return next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
+
+
+def to_device(
+    batches: Iterable[Batch], device: torch.device, size: torch.Size | None = None
+) -> Iterator[Batch]:
+    """Yields the batches of (input `[B, *size]`, target `[B]`), checked and on `device`."""
+    for batch in batches:
+        check_batch(batch, size)
+        yield batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)
+
+
+def input_size(example: object) -> torch.Size | None:
+    """The size of one input, of an example that is a single tensor `[1, *size]`."""
+    return example.shape[1:] if isinstance(example, Tensor) else None
+
+
+def check_batch(batch: object, size: torch.Size | None = None) -> None:
+    """Raises `InvalidInput` unless `batch` is (input `[B, *size]`, target `[B, ...]`)."""
+    if not (
+        isinstance(batch, tuple | list)
+        and len(batch) == 2
+        and all(isinstance(part, Tensor) and part.ndim > 0 for part in batch)
+    ):
+        raise InvalidInput(
+            f"a batch must be a pair of tensors (input, target), got {type(batch).__name__}; "
+            "let the loader return such pairs"
+        )
+    images, labels = batch
+    if len(images) != len(labels):
+        raise InvalidInput(
+            f"a batch needs one target per input, got {len(images)} inputs, {len(labels)} targets"
+        )
+    if size is not None and images.shape[1:] != size:
+        raise InvalidInput(
+            f"inputs must have the size of the example at conversion, {list(size)}, "
+            f"got {list(images.shape[1:])}; resize the images, or convert with an example of their size"
+        )
+
+
+def first_problem(error: RuntimeError) -> str:
+    """The first of the many lines in which torch says why a state does not fit."""
+    lines = str(error).splitlines()
+    return lines[min(1, len(lines) - 1)].strip().rstrip(".") if lines else "unknown"
+
+
+def first_images(
+    batches: Iterable[Batch], count: int, seed: int = 0, size: torch.Size | None = None
+) -> list[Batch]:
+    """The first `count` inputs with their targets, cut exactly, in the order that the seed gives.
+
+    Raises:
+        InvalidInput: there is no batch, or one that `check_batch` refuses.
+    """
+    taken: list[Batch] = []
+    with kept_generators():
+        start_epoch(batches, seed, 0)
+        for images, labels in batches:
+            check_batch((images, labels), size)
+            taken.append((images[:count], labels[:count]))
+            count -= len(taken[-1][0])
+            if count == 0:
+                break
+    if not taken:
+        raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
+    return taken

@@ -1,0 +1,256 @@
+"""The command line: a table of functions that translate and decide nothing.
+
+Exit codes: 0 done, 1 failed while working, 2 refused, 130 Ctrl-C, 143 SIGTERM. No traceback without --debug.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+from search_spaces.errors import InvalidInput, SubnetSearchError
+from subnet_search.recipe import Recipe, quickstart_recipe, read_recipe
+
+P = ParamSpec("P")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+debugging = False  # set once by `run_command`; the commands themselves know nothing of it
+
+Out = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
+Name = Annotated[str | None, typer.Option(help="The run's name (default: the recipe's).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete an existing run of that name first.")]
+Target = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a recipe to begin one.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: stops as cleanly as Ctrl-C does."""
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turns every exception of a command into one clear message and the exit code that goes with it."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except Terminated as stop:
+            _leave(stop, "stopped by SIGTERM", 143)
+        except KeyboardInterrupt as stop:
+            _leave(stop, "stopped by Ctrl-C", 130)
+        except InvalidInput as error:
+            _leave(error, f"refused: {error}", 2)
+        except SubnetSearchError as error:
+            _leave(error, f"failed: {error}", 1)
+        except Exception as error:
+            hint = "" if debugging else " (--debug shows where)"
+            _leave(error, f"failed: {type(error).__name__}: {error}{hint}", 1)
+
+    return call
+
+
+def _leave(error: BaseException, message: str, code: int) -> NoReturn:
+    if debugging:
+        traceback.print_exception(error)
+    for line in (message, *getattr(error, "__notes__", ())):
+        typer.echo(line, err=True)
+    raise typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Turns a trained vision network into a set of smaller, faster, proved sub-networks."""
+
+
+@app.command()
+@guarded
+def quickstart(
+    name: Name = None,
+    out: Out = Path("runs"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole road on handwritten digits: two minutes on one core, ends with a report."""
+    _walk(quickstart_recipe(seed, name), out, overwrite)
+
+
+@app.command()
+@guarded
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file with one table per stage.")],
+    name: Name = None,
+    out: Out = Path("runs"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole road of a recipe; an existing run with equal settings is continued."""
+    _walk(read_recipe(recipe, name), out, overwrite)
+
+
+@app.command()
+@guarded
+def resume(folder: RunFolder) -> None:
+    """Continue a run where it stopped."""
+    from subnet_search.pipeline import advance
+    from subnet_search.record import open_run
+
+    with open_run(folder) as opened:
+        advance(opened, say=_say)
+    _report(folder)
+
+
+@app.command()
+@guarded
+def inspect(
+    model: Annotated[str, typer.Argument(help='"torchvision:NAME" or "package.module:factory".')],
+    input_shape: Annotated[
+        str, typer.Option("--input", help="One example: channels x height x width.")
+    ] = "3x224x224",
+    as_json: Annotated[bool, typer.Option("--json", help="Print coverage.json instead of a table.")] = False,
+) -> None:
+    """Show what is elastic in a model, what is not and why, and the smallest and largest cost."""
+    if not re.fullmatch(r"\d+(x\d+)*", input_shape):
+        raise InvalidInput(f"--input must look like 3x224x224, got {input_shape!r}")
+    from subnet_search.pipeline import inspect_model
+
+    shape = tuple(int(side) for side in input_shape.split("x"))
+    coverage, table = inspect_model(model, shape)
+    typer.echo(json.dumps(coverage, indent=2) if as_json else table)
+
+
+@app.command()
+@guarded
+def train(target: Target, out: Out = Path("runs")) -> None:
+    """Train the network if it has no weights yet, and the supernet."""
+    _stage(target, out, "train")
+
+
+@app.command()
+@guarded
+def rank(target: Target, out: Out = Path("runs")) -> None:
+    """Rank the channels, and the stages before it."""
+    _stage(target, out, "rank")
+
+
+@app.command()
+@guarded
+def search(target: Target, out: Out = Path("runs")) -> None:
+    """Search for the Pareto front, and the stages before it."""
+    _stage(target, out, "search")
+
+
+@app.command()
+@guarded
+def finetune(target: Target, out: Out = Path("runs")) -> None:
+    """Choose sub-nets and fine-tune them, and the stages before it."""
+    _stage(target, out, "finetune")
+
+
+@app.command()
+@guarded
+def export(
+    target: Target,
+    out: Out = Path("runs"),
+    key: Annotated[str | None, typer.Option(help="Make only this evaluated sub-net's files (again).")] = None,
+) -> None:
+    """Prove and export the chosen sub-nets, and the stages before it."""
+    if key is None:
+        _stage(target, out, "export")
+    else:
+        _stage(target, out, "search")
+        from subnet_search.pipeline import rebuild
+        from subnet_search.record import open_run
+
+        with open_run(target) as opened:
+            rebuild(opened, key, say=_say)
+
+
+@app.command()
+@guarded
+def report(folder: RunFolder) -> None:
+    """Write report.html and its figures from what is in a run folder."""
+    _report(folder)
+
+
+@app.command()
+@guarded
+def plot(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    x: Annotated[str, typer.Option(help="Objective or cost on the x axis.")] = "macs",
+    y: Annotated[str, typer.Option(help="Objective on the y axis.")] = "top1_percent",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("front.png"),
+) -> None:
+    """Draw the Pareto fronts of runs into one picture."""
+    from reports import plot_front
+
+    plot_front(folders, x=x, y=y, out=out)
+    typer.echo(out)
+
+
+def _walk(recipe: Recipe, out: Path, overwrite: bool) -> None:
+    from subnet_search.pipeline import advance, begin
+
+    with begin(recipe, out, overwrite=overwrite) as opened:
+        advance(opened, say=_say)
+        folder = Path(opened.folder)
+    _report(folder)
+
+
+def _stage(target: Path, out: Path, last: str) -> None:
+    from subnet_search.pipeline import advance, begin
+    from subnet_search.record import open_run
+
+    opened = begin(read_recipe(target), out) if target.suffix == ".toml" else open_run(target)
+    with opened:
+        advance(opened, last, say=_say)
+
+
+def _report(folder: Path) -> None:
+    from reports import write_report
+
+    typer.echo(write_report(folder))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs one command line and returns its exit code; `--debug` may stand anywhere in it."""
+    global debugging
+    debugging = "--debug" in arguments
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    here = os.getcwd()
+    sys.path.insert(0, here)  # "package.module:factory" of the folder one works in
+    try:
+        app([argument for argument in arguments if argument != "--debug"], prog_name="subnet-search")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.path.remove(here)
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command(sys.argv[1:]))

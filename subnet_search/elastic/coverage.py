@@ -1,0 +1,75 @@
+"""What is elastic in a network, what is not, and why: plain data for people and files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from search_spaces import CostTable, SearchSpace
+from subnet_search.elastic.pricing import Pricing
+
+
+def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str, Any]:
+    """The coverage table.
+
+    Returns:
+        `groups`, `blocks`, `fixed` (path and reason), `reachable_macs_share` (of the multiply-adds, how many
+        belong to operations that some knob changes), `smallest` and `largest` (macs, params), and `subnets`,
+        the exact number of sub-nets.
+    """
+    knob_of = pricing.knob_of
+    elastic_macs = total_macs = 0
+    for terms in pricing.node_macs().values():
+        macs = _at_largest(terms, space, costs)
+        total_macs += macs
+        elastic_macs += macs if any(terms) else 0  # a monomial names a knob
+    ends = space.encode([space.smallest(), space.largest()])
+    macs, params = costs.macs(ends).tolist(), costs.params(ends).tolist()
+    return {
+        "groups": [
+            {
+                "knob": knob_of[group.name],
+                "size": group.size,
+                "units": group.units,
+                "step": int(np.diff(group.choices).min()),
+                "writers": list(group.writers),
+                "readers": list(group.readers),
+            }
+            for group in pricing.grouping.groups.values()
+        ],
+        "blocks": [{"knob": block, "path": block} for block in pricing.blocks],
+        "fixed": [{"path": path, "reason": reason} for path, reason in fixed_reasons(pricing).items()],
+        "reachable_macs_share": elastic_macs / total_macs if total_macs else 0.0,
+        "smallest": {"macs": macs[0], "params": params[0]},
+        "largest": {"macs": macs[1], "params": params[1]},
+        "subnets": space.size,
+    }
+
+
+def fixed_reasons(pricing: Pricing) -> dict[str, str]:
+    """Why each layer of which some output channel is in every sub-net is so."""
+    flow = pricing.flow
+    reasons: dict[str, str] = dict(flow.traced.opaque)
+    for path, ids in flow.writes.items():
+        found = (flow.channels.reason(channel) for channel in ids.tolist())
+        reason = next((reason for reason in found if reason), None)
+        if reason is not None:
+            reasons[path] = reason
+    for node in flow.traced.graph.nodes:
+        if node.op == "call_module" and str(node.target) not in flow.writes.keys() | flow.reads.keys():
+            layer = flow.module(node)
+            if any(True for _ in layer.parameters()):
+                reasons.setdefault(str(node.target), f"no rule for {type(layer).__name__}")
+    return reasons
+
+
+def _at_largest(terms: Mapping[tuple[str, ...], int], space: SearchSpace, costs: CostTable) -> int:
+    largest = space.largest()
+    unit = dict(zip(costs.knobs, costs.divisors, strict=True))
+    return sum(
+        coefficient * math.prod(largest[name] // unit[name] for name in monomial)
+        for monomial, coefficient in terms.items()
+    )

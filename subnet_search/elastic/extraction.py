@@ -1,0 +1,228 @@
+"""Cuts a sub-net out of the supernet as plain modules, and rebuilds it from a description."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
+from subnet_search.elastic.graph import Example, call_arguments
+from subnet_search.elastic.layers import Active, ElasticLayer, make_plain, take
+from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.states import assign_state
+from subnet_search.elastic.statistics import Statistics
+from subnet_search.elastic.supernet import Supernet, active_part
+
+TOLERANCE = 1e-4  # relative to the largest output; kernels may sum sliced and plain weights in another order
+
+
+class ExtractionError(SubnetSearchError):
+    """The extracted network does not compute what the active sub-net computes."""
+
+
+def extract(
+    supernet: Supernet,
+    config: SubnetConfig,
+    example: Example | None = None,
+    statistics: Statistics | None = None,
+) -> nn.Module:
+    """A sub-net as a plain network of the model's own classes, with copies of the weights.
+
+    Args:
+        supernet: the shared weights.
+        config: a member of its space.
+        example: an input to compare on; the supernet's own by default.
+        statistics: batch-norm statistics of the sub-net, from `recalibrate`.
+
+    Returns:
+        The network, in the supernet's mode (train or eval). Its `calibrated` says whether its batch-norm
+        statistics are its own: with `statistics`, for the largest net, and without batch norm.
+
+    Raises:
+        ExtractionError: its output differs from the active sub-net's.
+    """
+    net = cut_out(supernet, config, statistics)
+    difference, scale = difference_on(
+        supernet, config, net, example if example is not None else supernet.example, statistics
+    )
+    if not difference <= TOLERANCE * max(scale, 1.0):
+        raise ExtractionError(
+            f"the extracted sub-net {config.key} differs from the active one by {difference:.3g} at outputs of up to "
+            f"{scale:.3g}: the forward of {type(net).__name__} depends on sizes that extraction cannot update; "
+            "exclude those layers with ElasticSettings(exclude=(...))"
+        )
+    return net
+
+
+@torch.no_grad()
+def difference_on(
+    supernet: Supernet,
+    config: SubnetConfig,
+    net: nn.Module,
+    example: Example,
+    statistics: Statistics | None = None,
+) -> tuple[float, float]:
+    """Largest absolute difference between `net` and the active sub-net in evaluation mode, and their scale."""
+    modes = [(m, m.training) for root in (supernet, net) for m in root.modules()]
+    args, kwargs = call_arguments(example)
+    try:
+        supernet.eval()
+        net.eval()
+        with supernet.subnet(config, statistics):
+            wanted = supernet(*args, **kwargs)
+        got = net(*args, **kwargs)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not isinstance(wanted, Tensor):
+        raise InvalidInput(
+            f"the model must return one tensor in evaluation mode, got {type(wanted).__name__}"
+        )
+    if got.shape != wanted.shape or not got.isfinite().all():
+        return float("inf"), float(wanted.abs().max())
+    return float((got - wanted).abs().max()), float(wanted.abs().max())
+
+
+@torch.no_grad()
+def cut_out(supernet: Supernet, config: SubnetConfig, statistics: Statistics | None = None) -> nn.Module:
+    """`extract` without the comparison."""
+    supernet.space.check(config)
+    config = supernet.space.canonical(config)
+    if statistics is not None and statistics.config_key != config.key:
+        raise InvalidInput(f"statistics belong to sub-net {statistics.config_key}, not to {config.key}")
+    net = apply_plan(_plain_skeleton(supernet.model), layer_plan(supernet, config))
+    state = _sliced_state(supernet, config)
+    if statistics is not None:
+        state.update({name: tensor.clone() for name, tensor in statistics.values.items()})
+    assign_state(net, state)
+    largest = config == supernet.space.largest()
+    net.calibrated = statistics is not None or largest or not supernet.uses_batch_norm  # type: ignore[assignment]
+    return net
+
+
+def layer_plan(supernet: Supernet, config: SubnetConfig) -> dict[str, Any]:
+    """The sizes of a sub-net's layers as plain data, enough to rebuild it around loaded weights.
+
+    Returns:
+        `{"layers": {path: {attribute: size}}, "skipped": [path, ...]}` with the layers that differ from the
+        full net.
+    """
+    config = supernet.space.canonical(config)
+    skipped = [block for block in supernet.blocks if config[block] == 0]
+    units = supernet.units_of(config)
+    layers: dict[str, dict[str, int]] = {}
+    for path in supernet.sites:
+        if any(path.startswith(f"{block}.") for block in skipped):
+            continue
+        layer = supernet.model.get_submodule(path)
+        sizes = _sizes(layer, supernet, path, units)
+        changed = {name: size for name, size in sizes.items() if getattr(layer, name) != size}
+        if changed:
+            layers[path] = changed
+    return {"layers": layers, "skipped": skipped}
+
+
+def _sizes(layer: Any, supernet: Supernet, path: str, units: Mapping[str, int]) -> dict[str, int]:
+    part = active_part(layer, supernet.sites[path], units)
+    if isinstance(layer, nn.Linear):
+        return {"in_features": part.num_inputs, "out_features": part.num_outputs}
+    if isinstance(layer, PaddedShortcut):
+        return {"in_channels": part.num_inputs, "out_channels": part.num_outputs}
+    if hasattr(layer, "num_features"):
+        return {"num_features": part.num_inputs}
+    groups = 1 if layer.groups == 1 else layer.groups * part.num_outputs // layer.out_channels
+    return {"in_channels": part.num_inputs, "out_channels": part.num_outputs, "groups": groups}
+
+
+def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
+    """Shrinks a model's structure in place; its parameters then wait for weights of the new shapes.
+
+    Args:
+        model: the original network, freshly built.
+        plan: what `layer_plan` returned.
+
+    Raises:
+        InvalidInput: the plan does not fit the model.
+    """
+    try:
+        for block in plan["skipped"]:
+            parent, _, name = block.rpartition(".")
+            getattr(model.get_submodule(parent), name)  # a clear error for an unknown block
+            setattr(model.get_submodule(parent), name, nn.Identity())
+        for path, sizes in plan["layers"].items():
+            _resize(model.get_submodule(path), sizes)
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise InvalidInput(
+            f"the description of the sub-net does not fit {type(model).__name__}: {error}; "
+            "build the model with the options it was converted with"
+        ) from error
+    return model
+
+
+def _resize(layer: Any, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        if not isinstance(getattr(layer, name), int):
+            raise TypeError(f"{name} of {type(layer).__name__} is no size")
+        setattr(layer, name, size)
+    for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        if tensor.ndim == 0:
+            continue
+        empty = torch.empty(_shape(layer, name, tensor), dtype=tensor.dtype, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        setattr(layer, name, nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty)
+
+
+def _shape(layer: Any, name: str, tensor: Tensor) -> tuple[int, ...]:
+    if isinstance(layer, nn.Linear):
+        return (layer.out_features, layer.in_features) if name == "weight" else (layer.out_features,)
+    if hasattr(layer, "num_features"):
+        return (layer.num_features,)
+    if name == "weight":
+        return (layer.out_channels, layer.in_channels // layer.groups, *tensor.shape[2:])
+    return (layer.out_channels,)
+
+
+def _plain_skeleton(model: nn.Module) -> nn.Module:
+    """A copy of the structure with the user's own classes; parameters and saved buffers are still shared."""
+    shared = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    net = copy.deepcopy(model, memo=dict(shared))
+    for module in list(net.modules()):
+        make_plain(module)
+    return net
+
+
+def _sliced_state(supernet: Supernet, config: SubnetConfig) -> dict[str, Tensor]:
+    """The kept part of every parameter and saved buffer, under its own name."""
+    units = supernet.units_of(config)
+    skipped = tuple(f"{block}." for block in supernet.blocks if config[block] == 0)
+    state: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}  # a parameter with two names stays one
+    for name, tensor in supernet.model.state_dict(keep_vars=True).items():
+        if name.startswith(skipped):
+            continue
+        path, _, leaf = name.rpartition(".")
+        layer = supernet.model.get_submodule(path)
+        kept = tensor
+        if path in supernet.sites and isinstance(layer, ElasticLayer) and tensor.ndim > 0:
+            kept = _slice(layer, leaf, tensor, active_part(layer, supernet.sites[path], units))
+        if id(tensor) not in copies:
+            copy_ = kept.detach().clone(memory_format=torch.contiguous_format)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(copy_, tensor.requires_grad) if is_parameter else copy_
+        state[name] = copies[id(tensor)]
+    return state
+
+
+def _slice(layer: Any, name: str, tensor: Tensor, part: Active) -> Tensor:
+    if isinstance(layer, PaddedShortcut):
+        return tensor if part.sources is None else part.sources
+    if hasattr(layer, "num_features"):
+        return take(tensor, 0, part.inputs)
+    tensor = take(tensor, 0, part.outputs)
+    if name == "weight" and getattr(layer, "groups", 1) == 1:
+        return take(tensor, 1, part.inputs)
+    return tensor

@@ -1,0 +1,175 @@
+"""Reads a model once: its operations in order, the shapes they make, and which module called which."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from search_spaces.errors import InvalidInput
+from subnet_search.elastic.padding import PaddedShortcut
+
+Example = Tensor | tuple[Any, ...] | dict[str, Any]
+
+
+class UntraceableModelError(InvalidInput):
+    """The model's own forward cannot be followed, so nothing in it can be made elastic."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module that is not a leaf: what went in and what came out."""
+
+    path: str
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node | None  # None when the module returned something else than one tensor
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The graph of a model, with `shape`, `macs` and `scope` in each node's meta.
+
+    `shape` is the tensor's shape at batch 1 (None for values that are no tensors), `macs` the multiply-adds
+    of operations whose kind the rules do not price, and `scope` the paths of the modules around the node,
+    outermost first.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    calls: tuple[Call, ...]
+    opaque: Mapping[str, str]  # path of a module that could not be followed -> reason
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The leaf module that a `call_module` node calls."""
+        return self.model.get_submodule(str(node.target))
+
+
+class _ScopedTracer(fx.Tracer):
+    def __init__(self, opaque: Mapping[str, str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.calls: list[Call] = []
+        self.open: list[str] = []
+        self.failed_in: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = isinstance(m, PaddedShortcut) or module_qualified_name in self.opaque
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        self.open.append(path)
+        try:
+            output = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or path
+            raise
+        finally:
+            self.open.pop()
+        if not self.is_leaf_module(m, path):
+            given = (*args, *kwargs.values())
+            inputs = tuple(value.node for value in given if isinstance(value, fx.Proxy))
+            self.calls.append(Call(path, inputs, output.node if isinstance(output, fx.Proxy) else None))
+        return output
+
+
+class _ShapeReader(fx.Interpreter):
+    """Runs the graph once and notes shapes, and the multiply-adds of everything but plain layers."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        priced = n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), _PRICED_BY_FORMULA)
+        if n.op in ("placeholder", "output", "get_attr") or priced:
+            value, macs = super().run_node(n), 0
+        else:
+            with FlopCounterMode(display=False) as counter:
+                value = super().run_node(n)
+            macs = counter.get_total_flops() // 2
+        n.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
+        n.meta["macs"] = macs
+        stack = n.meta.get("nn_module_stack") or {}
+        n.meta["scope"] = tuple(entry[0] for entry in stack.values())
+        return value
+
+
+_PRICED_BY_FORMULA = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def trace(model: nn.Module, example: Example) -> Traced:
+    """Reads `model.forward` in evaluation mode.
+
+    A module whose forward cannot be followed (it branches on values, say) stays opaque: it keeps its
+    full width and is listed with the reason.
+
+    Raises:
+        UntraceableModelError: the outermost forward itself cannot be followed.
+        InvalidInput: the model does not run on the example.
+    """
+    model = copy.deepcopy(model).eval()
+    check_runs(model, example)
+    opaque: dict[str, str] = {}
+    while True:
+        tracer = _ScopedTracer(opaque)
+        try:
+            graph = tracer.trace(model)
+            break
+        except Exception as error:  # user code runs here: anything can come
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if tracer.failed_in is None or tracer.failed_in in opaque:
+                raise UntraceableModelError(
+                    f"{type(model).__name__}.forward cannot be traced: {first_line}. Move the part that depends "
+                    "on tensor values into a module of its own; that module then keeps its full width."
+                ) from error
+            opaque[tracer.failed_in] = f"its forward cannot be traced: {first_line}"
+    args, kwargs = call_arguments(example)
+    values = list(args)
+    for node in [n for n in graph.nodes if n.op == "placeholder"][len(args) :]:
+        values.append(kwargs.get(str(node.target), node.args[0] if node.args else None))
+    with torch.no_grad():
+        _ShapeReader(fx.GraphModule(model, graph)).run(*values)
+    return Traced(model, graph, tuple(tracer.calls), opaque)
+
+
+def call_arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example as positional and keyword arguments of the model's forward."""
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, tuple):
+        return example, {}
+    if isinstance(example, dict):
+        return (), dict(example)
+    raise InvalidInput(
+        f"example must be a tensor, a tuple or a dict of the model's inputs, got {type(example).__name__}"
+    )
+
+
+def at_batch_one(example: Example) -> Example:
+    """The example's first row: costs are stated for batch 1."""
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) and value.ndim > 0 else value
+
+    if isinstance(example, dict):
+        return {name: first(value) for name, value in example.items()}
+    args, _ = call_arguments(example)
+    return first(example) if isinstance(example, Tensor) else tuple(first(value) for value in args)
+
+
+def check_runs(model: nn.Module, example: Example) -> None:
+    """Refuses an example that the model cannot take."""
+    args, kwargs = call_arguments(example)
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # user code runs here: anything can come
+        shapes = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        raise InvalidInput(
+            f"{type(model).__name__} does not run on the example of shape {shapes}: {error}. "
+            "Pass an example input of the size and type that the model was made for."
+        ) from error

@@ -1,0 +1,233 @@
+"""Modules that can run as a smaller version of themselves: sub-classes exchanged in place.
+
+Parameters, buffers, hooks and names stay those of the user's modules; only the class changes, and `active`
+says what the sub-net at hand keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.errors import SubnetSearchError
+from subnet_search.elastic.groups import Kept
+from subnet_search.elastic.padding import PaddedShortcut
+
+
+class WrongCouplingError(SubnetSearchError):
+    """A layer received another number of channels than the active sub-net promises."""
+
+
+@dataclass(frozen=True, eq=False)
+class Active:
+    """The part of a layer that the active sub-net uses; a layer of the largest sub-net has None instead."""
+
+    inputs: Kept
+    outputs: Kept
+    num_inputs: int
+    num_outputs: int
+    sources: Tensor | None = None  # of a padded shortcut, in terms of the kept channels
+
+
+def take(tensor: Tensor, axis: int, kept: Kept) -> Tensor:
+    """The kept positions of one axis: a view where they are contiguous, a copy where not."""
+    if kept is None:
+        return tensor
+    if isinstance(kept, slice):
+        return tensor.narrow(axis, 0, kept.stop)
+    return tensor.index_select(axis, kept.to(tensor.device))
+
+
+def _expect(layer: nn.Module, width: int, promised: int) -> None:
+    if width != promised:
+        raise WrongCouplingError(
+            f"{type(layer).__name__} received {width} channels where the active sub-net promises {promised}: the "
+            "model couples channels in a way that the rules did not see; name the layer before it in "
+            "ElasticSettings(exclude=(...)) and please report the model"
+        )
+
+
+class ElasticLayer:
+    """What all exchanged leaf modules share."""
+
+    active: Active | None = None
+
+
+class _ElasticConv(ElasticLayer):
+    convolve: Callable[..., Tensor]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        active = self.active
+        if active is None:
+            return super().forward(x)  # type: ignore[misc]
+        _expect(self, x.shape[1], active.num_inputs)
+        weight, groups = sliced_conv_weight(self, active)
+        bias = None if self.bias is None else take(self.bias, 0, active.outputs)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return type(self).convolve(x, weight, bias, self.stride, padding, self.dilation, groups)
+
+
+def sliced_conv_weight(conv: Any, active: Active) -> tuple[Tensor, int]:
+    """The kept weight `[out, in per group, ...]` of a convolution and its number of groups."""
+    weight = take(conv.weight, 0, active.outputs)
+    if conv.groups == 1:
+        return take(weight, 1, active.inputs), 1
+    return weight, conv.groups * active.num_outputs // conv.out_channels
+
+
+class ElasticConv1d(_ElasticConv, nn.Conv1d):
+    """`[B, C, L]` with C sliced."""
+
+    convolve = staticmethod(F.conv1d)
+
+
+class ElasticConv2d(_ElasticConv, nn.Conv2d):
+    """`[B, C, H, W]` with C sliced."""
+
+    convolve = staticmethod(F.conv2d)
+
+
+class ElasticConv3d(_ElasticConv, nn.Conv3d):
+    """`[B, C, D, H, W]` with C sliced."""
+
+    convolve = staticmethod(F.conv3d)
+
+
+class ElasticLinear(ElasticLayer, nn.Linear):
+    """`[..., C]` with C sliced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The linear map between the kept features."""
+        active = self.active
+        if active is None:
+            return super().forward(x)
+        _expect(self, x.shape[-1], active.num_inputs)
+        weight = take(take(self.weight, 0, active.outputs), 1, active.inputs)
+        return F.linear(x, weight, None if self.bias is None else take(self.bias, 0, active.outputs))
+
+
+class ElasticBatchNorm(ElasticLayer):
+    """Batch norm whose statistics belong to a sub-net.
+
+    In training, running statistics are updated for the largest sub-net only; every other one normalises with
+    those of the batch and writes nothing. In evaluation `statistics` (mean and variance of the kept channels)
+    are used where given, else the kept part of the running ones. While `collected` is set, the statistics of
+    the batches seen are averaged there, as torch does with momentum=None.
+    """
+
+    updates_running = True
+    statistics: tuple[Tensor, Tensor] | None = None
+    collected: tuple[Tensor, Tensor] | None = None
+    batches_collected = 0
+
+    def start_collecting(self: Any) -> None:
+        """Averages the statistics of the batches to come, for the channels kept now."""
+        width = self.num_features if self.active is None else self.active.num_inputs
+        self.collected = (self.running_mean.new_zeros(width), self.running_var.new_zeros(width))
+        self.batches_collected = 0
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        """`[B, C, ...]` with C sliced."""
+        kept = None if self.active is None else self.active.inputs
+        _expect(self, x.shape[1], self.num_features if self.active is None else self.active.num_inputs)
+        if self.training and self.updates_running and self.collected is None:
+            return super().forward(x)  # type: ignore[misc]
+        weight = None if self.weight is None else take(self.weight, 0, kept)
+        bias = None if self.bias is None else take(self.bias, 0, kept)
+        if self.collected is not None:
+            self.batches_collected += 1
+            share = 1.0 / self.batches_collected
+            mean, variance = self.collected
+            return F.batch_norm(x, mean, variance, weight, bias, True, share, self.eps)
+        if self.training or self.running_mean is None:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        mean, variance = self.statistics or (
+            take(self.running_mean, 0, kept),
+            take(self.running_var, 0, kept),
+        )
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, self.eps)
+
+
+class ElasticBatchNorm1d(ElasticBatchNorm, nn.BatchNorm1d):
+    """Batch norm over `[B, C]` or `[B, C, L]`."""
+
+
+class ElasticBatchNorm2d(ElasticBatchNorm, nn.BatchNorm2d):
+    """Batch norm over `[B, C, H, W]`."""
+
+
+class ElasticBatchNorm3d(ElasticBatchNorm, nn.BatchNorm3d):
+    """Batch norm over `[B, C, D, H, W]`."""
+
+
+class ElasticPaddedShortcut(ElasticLayer, PaddedShortcut):
+    """The zero-padded shortcut between two streams that shrink independently."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros stand where a kept output channel has no source among the kept input channels."""
+        if self.active is None or self.active.sources is None:
+            return super().forward(x)
+        _expect(self, x.shape[1], self.active.num_inputs)
+        return self.gather(x, self.active.sources.to(x.device))
+
+
+class SkippableBlock:
+    """A residual block that passes its input on while `skipped` is set."""
+
+    skipped = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's own forward, or its one input."""
+        if self.skipped:
+            (value,) = (*args, *kwargs.values())
+            return value
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+ELASTIC: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: ElasticConv1d,
+    nn.Conv2d: ElasticConv2d,
+    nn.Conv3d: ElasticConv3d,
+    nn.Linear: ElasticLinear,
+    nn.BatchNorm1d: ElasticBatchNorm1d,
+    nn.BatchNorm2d: ElasticBatchNorm2d,
+    nn.BatchNorm3d: ElasticBatchNorm3d,
+    PaddedShortcut: ElasticPaddedShortcut,
+}
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {elastic: plain for plain, elastic in ELASTIC.items()}
+_SKIPPABLE: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def make_layer_elastic(layer: nn.Module) -> None:
+    """Exchanges the class of a leaf module for its elastic sub-class; other kinds stay as they are."""
+    if type(layer) in ELASTIC:
+        layer.__class__ = ELASTIC[type(layer)]
+
+
+def make_skippable(block: nn.Module) -> None:
+    """Exchanges the class of a block for a sub-class that can be skipped."""
+    kind = type(block)
+    if kind not in _SKIPPABLE:
+        _SKIPPABLE[kind] = type(f"Skippable{kind.__name__}", (SkippableBlock, kind), {})
+        _PLAIN[_SKIPPABLE[kind]] = kind
+    block.__class__ = _SKIPPABLE[kind]
+
+
+def make_plain(module: nn.Module) -> None:
+    """Gives a module its own class back and forgets what was active."""
+    if type(module) in _PLAIN:
+        module.__class__ = _PLAIN[type(module)]
+        for name in ("active", "skipped", "updates_running", "statistics", "collected", "batches_collected"):
+            module.__dict__.pop(name, None)
+
+
+def is_batch_norm(module: nn.Module) -> TypeGuard[ElasticBatchNorm]:
+    """Whether the module keeps running statistics."""
+    return isinstance(module, ElasticBatchNorm) and getattr(module, "running_mean", None) is not None

@@ -1,0 +1,83 @@
+"""Finds the blocks that may be skipped: those whose input reaches their output by additions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+from subnet_search.elastic.flow import matches
+from subnet_search.elastic.graph import Call, Traced
+from subnet_search.elastic.rules import ACTIVATIONS, ADDITIONS, DROPOUTS, IDENTITY_FUNCTIONS, function_key
+
+
+def skippable_blocks(traced: Traced, exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """Paths of skippable blocks in forward order.
+
+    A block takes one tensor and returns one of the same shape; an activation may follow the last addition
+    (skipping leaves it out: after such a block's own kind it changes nothing). A container whose called
+    children all qualify is left out in favour of its children.
+    """
+    calls: dict[str, list[Call]] = {}
+    for call in traced.calls:
+        calls.setdefault(call.path, []).append(call)
+    qualified = [
+        path for path, made in calls.items() if len(made) == 1 and _adds_to_its_input(traced, made[0])
+    ]
+    trivial = {
+        str(n.target) for n in traced.graph.nodes if n.op == "call_module" and _passes(traced, n, DROPOUTS)
+    }
+    called = {str(n.target) for n in traced.graph.nodes if n.op == "call_module"} | set(calls)
+    order = {path: i for i, path in enumerate(_order_of_start(traced))}
+    kept = [
+        path
+        for path in qualified
+        if not _children_of(path, called) <= {*qualified, *trivial} and not matches(path, exclude)
+    ]
+    return tuple(sorted(kept, key=lambda path: order.get(path, len(order))))
+
+
+def _children_of(path: str, called: set[str]) -> set[str]:
+    depth = path.count(".") + 1
+    return {c for c in called if c.startswith(f"{path}.") and c.count(".") == depth} or {""}
+
+
+def _order_of_start(traced: Traced) -> list[str]:
+    paths = (path for node in traced.graph.nodes for path in node.meta["scope"])
+    return list(dict.fromkeys(paths))
+
+
+def _adds_to_its_input(traced: Traced, call: Call) -> bool:
+    if len(call.inputs) != 1 or call.output is None or call.output is call.inputs[0]:
+        return False
+    source, node = call.inputs[0], call.output
+    if source.meta["shape"] is None or source.meta["shape"] != node.meta["shape"]:
+        return False
+    if _passes(traced, node, ACTIVATIONS) or node.target in _RELUS:
+        node = node.all_input_nodes[0]
+    return _reaches(traced, node, source)
+
+
+_RELUS = frozenset({nn.functional.relu, "relu", "relu_"})
+
+
+def _reaches(traced: Traced, node: fx.Node, source: fx.Node) -> bool:
+    """Whether `source` is `node`, or an addend of it, through operations that change nothing."""
+    open_nodes, seen = [node], set()
+    while open_nodes:
+        here = open_nodes.pop()
+        if here is source:
+            return True
+        through = (
+            here.target in ADDITIONS
+            or (here.op == "call_function" and function_key(here.target) in IDENTITY_FUNCTIONS)
+            or _passes(traced, here, DROPOUTS)
+        )
+        if through and here not in seen:
+            seen.add(here)
+            open_nodes.extend(here.all_input_nodes)
+    return False
+
+
+def _passes(traced: Traced, node: fx.Node, kinds: tuple[type[nn.Module], ...]) -> bool:
+    return node.op == "call_module" and isinstance(traced.module(node), kinds)

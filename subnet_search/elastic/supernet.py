@@ -1,0 +1,213 @@
+"""The supernet: the user's network with every smaller version of itself inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
+from subnet_search.elastic.graph import Example
+from subnet_search.elastic.groups import ChannelMap, Group, Kept, Site
+from subnet_search.elastic.layers import Active, ElasticBatchNorm, ElasticLayer, is_batch_norm
+from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.statistics import Statistics
+
+Ranking = Mapping[str, Tensor]
+
+
+class Supernet(nn.Module):
+    """A network of which any sub-net of `space` can be made active.
+
+    Made by `make_elastic`; calling it runs the user's own forward. Weights are those of `model`, under the
+    user's own names.
+
+    Attributes:
+        model: the elastic copy of the user's network.
+        space: the sub-nets to choose from.
+        costs: their costs in closed form.
+        groups: the coupled channel groups by name; group g's width is the knob `knob_of[g]`.
+        blocks: paths of the blocks that may be skipped; each is a depth knob of that name.
+        coverage: what is elastic, what is not and why, as plain data.
+        example: the example input at batch 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        space: SearchSpace,
+        costs: CostTable,
+        groups: Mapping[str, Group],
+        knob_of: Mapping[str, str],
+        sites: Mapping[str, Site],
+        blocks: tuple[str, ...],
+        coverage: dict[str, Any],
+        example: Example,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.space, self.costs, self.groups, self.knob_of = space, costs, groups, knob_of
+        self.sites, self.blocks, self.coverage, self.example = sites, blocks, coverage, example
+        self._largest = space.largest()
+        self._active = self._largest
+
+    @property
+    def active(self) -> SubnetConfig:
+        """The canonical config of the sub-net that a call runs now."""
+        return self._active
+
+    @property
+    def batch_norms(self) -> dict[str, ElasticBatchNorm]:
+        """The layers that keep running statistics, by path."""
+        return {path: m for path, m in self.model.named_modules() if is_batch_norm(m)}
+
+    @property
+    def uses_batch_norm(self) -> bool:
+        """Whether sub-nets need statistics of their own."""
+        return bool(self.batch_norms)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The active sub-net's answer; arguments are those of the user's model."""
+        return self.model(*args, **kwargs)
+
+    def activate(self, config: SubnetConfig, statistics: Statistics | None = None) -> None:
+        """Makes one sub-net the active one.
+
+        Args:
+            config: a member of the space.
+            statistics: batch-norm statistics of that sub-net, from `recalibrate`; without them evaluation
+                uses the kept part of the largest net's.
+
+        Raises:
+            InvalidInput: the config is not in the space, or the statistics belong to another one.
+        """
+        self.space.check(config)
+        config = self.space.canonical(config)
+        if statistics is not None and statistics.config_key != config.key:
+            raise InvalidInput(
+                f"statistics belong to sub-net {statistics.config_key}, but {config.key} is to be activated; "
+                "call recalibrate for this config"
+            )
+        is_largest = config == self._largest
+        units = self.units_of(config)
+        for path, site in self.sites.items():
+            layer = self.model.get_submodule(path)
+            if isinstance(layer, ElasticLayer):
+                layer.active = None if is_largest else active_part(layer, site, units)
+        for block in self.blocks:
+            self.model.get_submodule(block).skipped = config[block] == 0  # type: ignore[assignment]
+        for path, norm in self.batch_norms.items():
+            norm.updates_running = is_largest
+            norm.statistics = None if statistics is None else statistics.of(path)
+        self._active = config
+
+    @contextmanager
+    def subnet(self, config: SubnetConfig, statistics: Statistics | None = None) -> Iterator[Supernet]:
+        """Activates a sub-net inside the `with` block and the largest one after it."""
+        self.activate(config, statistics)
+        try:
+            yield self
+        finally:
+            self.activate(self._largest)
+
+    def units_of(self, config: SubnetConfig) -> dict[str, int]:
+        """How many units of each group a canonical config keeps."""
+        return {
+            name: config[self.knob_of[name]] // group.unit_channels if name in self.knob_of else group.units
+            for name, group in self.groups.items()
+        }
+
+    def unit_sums(self, group: str, path: str, values: Tensor, side: str = "out") -> Tensor:
+        """Adds up one value per channel of a layer over the units of a group.
+
+        Args:
+            group: name of the group.
+            path: a writer (side "out") or reader (side "in") of it.
+            values: `[channels of that side of the layer]`.
+            side: "out" or "in".
+
+        Returns:
+            float64 `[group.units]`.
+        """
+        site = self.sites[path]
+        channel_map = site.writes if side == "out" else site.reads
+        if channel_map is None or group not in channel_map.groups or side not in ("out", "in"):
+            raise InvalidInput(f"layer {path!r} has no channels of group {group!r} on side {side!r}")
+        if len(values) != channel_map.size:
+            raise InvalidInput(
+                f"layer {path!r} has {channel_map.size} channels there, got {len(values)} values"
+            )
+        array = values.detach().to("cpu", torch.float64).numpy()
+        return torch.from_numpy(channel_map.sum_per_unit(group, array, self.groups[group].units))
+
+    @torch.no_grad()
+    def reorder(self, ranking: Ranking) -> None:
+        """Sorts the units of every ranked group, best first, without changing the function.
+
+        Args:
+            ranking: for each group the order over its units, `[group.units]`, best first; groups that are
+                not named stay as they are.
+
+        Raises:
+            InvalidInput: a group that is unknown, or an order that is no permutation. Nothing is changed then.
+        """
+        orders = {name: self._checked_order(name, order) for name, order in ranking.items()}
+        for path, site in self.sites.items():
+            _permute(self.model.get_submodule(path), site, orders)
+
+    def _checked_order(self, name: str, order: Tensor) -> np.ndarray:
+        if name not in self.groups:
+            raise InvalidInput(
+                f"ranking names the unknown group {name!r}; known are {', '.join(self.groups)}"
+            )
+        array: np.ndarray = np.asarray(torch.as_tensor(order).cpu())
+        units = self.groups[name].units
+        if array.shape != (units,) or not np.array_equal(np.sort(array), np.arange(units)):
+            raise InvalidInput(
+                f"the order of group {name!r} must be a permutation of its {units} units, got {order}"
+            )
+        return array
+
+
+def active_part(layer: nn.Module | ElasticLayer, site: Site, units: Mapping[str, int]) -> Active:
+    """What a layer keeps when each group keeps so many units."""
+    inputs, num_inputs = _kept(site.reads, units)
+    outputs, num_outputs = _kept(site.writes, units)
+    if not isinstance(layer, PaddedShortcut):
+        return Active(inputs, outputs, num_inputs, num_outputs)
+    arrived = torch.full((layer.in_channels + 1,), -1)  # the last entry stands for "zero"
+    kept_inputs = torch.arange(layer.in_channels)[inputs if inputs is not None else slice(None)]
+    arrived[kept_inputs] = torch.arange(num_inputs)
+    sources = layer.sources.cpu()[outputs if outputs is not None else slice(None)]
+    return Active(inputs, outputs, num_inputs, num_outputs, arrived[sources])
+
+
+def _kept(channel_map: ChannelMap | None, units: Mapping[str, int]) -> tuple[Kept, int]:
+    if channel_map is None:
+        return None, 0
+    kept = channel_map.kept(units)
+    if kept is None:
+        return None, channel_map.size
+    return kept, kept.stop if isinstance(kept, slice) else len(kept)
+
+
+def _permute(layer: nn.Module, site: Site, orders: Mapping[str, np.ndarray]) -> None:
+    inputs = None if site.reads is None else torch.from_numpy(site.reads.permutation(orders))
+    outputs = None if site.writes is None else torch.from_numpy(site.writes.permutation(orders))
+    if isinstance(layer, PaddedShortcut) and inputs is not None and outputs is not None:
+        arrived = torch.cat([inputs.argsort(), torch.tensor([-1])])  # old input position -> new one
+        layer.sources.copy_(arrived[layer.sources.cpu()[outputs]])
+        return
+    per_channel = outputs if outputs is not None else inputs  # norms write nothing of their own
+    two_sided = inputs is not None and outputs is not None and getattr(layer, "groups", 1) == 1
+    for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        if tensor.ndim > 0 and per_channel is not None:
+            in_order = tensor.index_select(0, per_channel.to(tensor.device))
+            if name == "weight" and two_sided and inputs is not None:
+                in_order = in_order.index_select(1, inputs.to(tensor.device))
+            tensor.copy_(in_order)

@@ -1,0 +1,198 @@
+"""Writes a plain net in formats that other programs read, and checks each file against the net in memory."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from search_spaces import InvalidInput, SubnetSearchError, nearest_names
+from subnet_search.measure import check_calibrated
+from subnet_search.measure.counter import Example, call
+from subnet_search.measure.prove import load_weights
+
+TRACED_BATCH = 2  # a batch of one would be taken for a constant
+CHECKED_BATCH = 3  # another one, so that a batch size that was written down is noticed
+TOLERANCE = 1e-4  # relative to the largest output: another runtime adds up in another order
+
+Reload = Callable[[Example], Any]  # calls what was read back from the file
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written, its size, and how far its answers are from the net's."""
+
+    format: str
+    path: Path
+    bytes: int
+    max_abs_difference: float
+
+
+def export(
+    net: nn.Module,
+    example: Example,
+    folder: str | Path,
+    formats: Sequence[str] = ("safetensors", "pt2"),
+) -> list[Exported]:
+    """Writes `net` into `folder` as `net.<format>`, each file whole or not at all.
+
+    Every file takes any batch size, is read back at once and compared with the net in evaluation mode. A
+    `.pt2` holds no sample inputs, which would be a pickle.
+
+    Args:
+        net: a calibrated plain net; left untouched.
+        example: its input, a tensor `[B, ...]`, positional arguments or named ones; the batch comes first.
+        folder: made if missing.
+        formats: of "safetensors" (weights alone), "pt2" (torch.export), "onnx" (needs the extra [onnx]).
+
+    Raises:
+        InvalidInput: an uncalibrated net, or a format that is unknown or not installed.
+        SubnetSearchError: the net cannot be expressed in a format, or the file read back answers differently.
+    """
+    check_calibrated(net, "exported")
+    for name in formats:
+        _check_format(name)
+    plain = copy.deepcopy(net).cpu().eval()
+    inputs, outputs = _compared(plain, example)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in formats:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            path = Path(scratch) / f"net.{name}"
+            try:
+                reload = FORMATS[name](plain, _batched(example, TRACED_BATCH), path)
+                difference = _difference(reload(inputs), outputs)
+            except (OSError, SubnetSearchError):
+                raise
+            except Exception as error:  # exporters raise nearly anything
+                raise SubnetSearchError(
+                    f'{type(net).__name__} cannot be written as "{name}": {error}. Leave that format out'
+                ) from error
+            if not difference <= TOLERANCE * max(1.0, _scale(outputs)):
+                raise SubnetSearchError(
+                    f'the file written as "{name}" answers differently by {difference:.3g}; leave it out'
+                )
+            final = path.replace(Path(folder) / path.name)
+        written.append(Exported(name, final, final.stat().st_size, difference))
+    return written
+
+
+def _write_safetensors(net: nn.Module, example: Example, path: Path) -> Reload:
+    # cloned: tied weights share memory, which the format refuses
+    save_file({name: t.detach().clone().contiguous() for name, t in net.state_dict().items()}, path)
+    return _caller(load_weights(copy.deepcopy(net), path))
+
+
+def _write_pt2(net: nn.Module, example: Example, path: Path) -> Reload:
+    args, kwargs = _arguments(example)
+    program = torch.export.export(net, args, kwargs, dynamic_shapes=_any_batch(example))
+    program.example_inputs = None
+    torch.export.save(program, path)
+    return _caller(torch.export.load(path).module())
+
+
+def _write_onnx(net: nn.Module, example: Example, path: Path) -> Reload:
+    import onnxruntime
+
+    args, kwargs = _arguments(example)
+    program = torch.onnx.export(
+        net, args, kwargs=kwargs, dynamo=True, dynamic_shapes=_any_batch(example), verbose=False
+    )
+    assert program is not None
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def answer(inputs: Example) -> list[Tensor]:
+        arrays = [tensor.numpy() for tensor in tree_leaves(inputs)]
+        return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+    return answer
+
+
+FORMATS: dict[str, Callable[[nn.Module, Example, Path], Reload]] = {
+    "safetensors": _write_safetensors,
+    "pt2": _write_pt2,
+    "onnx": _write_onnx,
+}
+
+
+def _check_format(name: str) -> None:
+    if name not in FORMATS:
+        raise InvalidInput(
+            f"unknown format {name!r}{nearest_names(name, FORMATS)}; known are {', '.join(FORMATS)}"
+        )
+    missing = [
+        p for p in ("onnx", "onnxruntime", "onnxscript") if name == "onnx" and not importlib.util.find_spec(p)
+    ]
+    if missing:
+        raise InvalidInput(
+            f'format "onnx" needs {", ".join(missing)}, not installed here; pip install "subnet-search[onnx]"'
+        )
+
+
+def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, dict):
+        return (), example
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def _any_batch(example: Example) -> Any:
+    """The same free first dimension for every tensor, in the nesting that torch.export wants."""
+    batch = torch.export.Dim("batch")
+    args, kwargs = _arguments(example)
+    return tree_map(lambda value: {0: batch} if isinstance(value, Tensor) else None, kwargs or args)
+
+
+def _batched(example: Example, size: int) -> Example:
+    """The example's first entry, repeated."""
+
+    def repeat(value: Any) -> Any:
+        return (
+            value.detach().cpu()[:1].repeat(size, *[1] * (value.ndim - 1))
+            if isinstance(value, Tensor)
+            else value
+        )
+
+    repeated: Example = tree_map(repeat, example)
+    return repeated
+
+
+def _compared(net: nn.Module, example: Example) -> tuple[Example, list[Tensor]]:
+    """Inputs of their own for the comparison, noise around the example, and the net's answers to them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def vary(value: Any) -> Any:
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            return value
+        return value + torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+    inputs: Example = tree_map(vary, _batched(example, CHECKED_BATCH))
+    return inputs, _caller(net)(inputs)
+
+
+def _caller(net: nn.Module) -> Callable[[Example], list[Tensor]]:
+    def answer(inputs: Example) -> list[Tensor]:
+        with torch.no_grad():
+            return [value for value in tree_leaves(call(net, inputs)) if isinstance(value, Tensor)]
+
+    return answer
+
+
+def _difference(found: list[Tensor], wanted: list[Tensor]) -> float:
+    if [t.shape for t in found] != [t.shape for t in wanted]:
+        return float("inf")
+    return max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
+
+
+def _scale(tensors: list[Tensor]) -> float:
+    return max(float(tensor.abs().max()) for tensor in tensors)

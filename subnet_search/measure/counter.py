@@ -1,0 +1,57 @@
+"""The independent judge of closed-form costs: operators are counted while the network runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from subnet_search.batches import device_of
+from subnet_search.measure.accuracy import evaluation_mode
+
+Example = Tensor | tuple[Any, ...] | dict[str, Any]
+
+
+def count_macs(net: nn.Module, example: Example) -> int:
+    """Multiply-adds of one call: convolutions, linear layers and matrix products, attention's two included.
+
+    Counted by torch's FlopCounterMode (two per multiply-add), with attention's fast path off and its plain
+    formula on, because fused operators hide their products. No bias, norm, pooling or element-wise work.
+
+    Args:
+        net: any network, used in evaluation mode.
+        example: arguments of the call; its batch size counts.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            evaluation_mode(net),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            call(net, example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return int(counter.get_total_flops()) // 2
+
+
+def count_params(net: nn.Module) -> int:
+    """Numbers that were trained; a tensor with two names counts once."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def call(net: nn.Module, example: Example) -> Any:
+    """Calls `net` with a tensor, positional arguments or named ones, moved to the net's device."""
+    device = device_of(net)
+
+    def there(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    if isinstance(example, dict):
+        return net(**{name: there(value) for name, value in example.items()})
+    return net(*(there(value) for value in (example if isinstance(example, tuple) else (example,))))

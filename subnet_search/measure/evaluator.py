@@ -1,0 +1,141 @@
+"""Measures sub-nets of one supernet on search-validation data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from search_spaces import InvalidInput, SubnetConfig, nearest_names
+from search_spaces.costs import COST_NAMES
+from subnet_search.batches import device_of, first_images, input_size, resolve_device
+from subnet_search.data import Splits
+from subnet_search.elastic.statistics import Statistics, recalibrate
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.measure.accuracy import top1_percent
+from subnet_search.record import Evaluation, Objective
+from subnet_search.settings import EvaluateSettings
+
+STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
+
+
+class Evaluator(Protocol):
+    """Gives the values of a config's objectives."""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is measured, in the order of the values."""
+
+    @property
+    def context(self) -> str:
+        """A checksum of all that the values depend on besides the config."""
+
+    def __call__(self, config: SubnetConfig) -> Evaluation:
+        """Measures one sub-net."""
+
+
+def make_evaluator(
+    supernet: Supernet,
+    splits: Splits,
+    objectives: Sequence[str | Objective] = ("top1_percent", "macs", "params"),
+    settings: EvaluateSettings | None = None,
+) -> SupernetEvaluator:
+    """An evaluator of the supernet's sub-nets: accuracy on `splits.search_val`, costs in closed form.
+
+    Args:
+        supernet: moved to the settings' device, and left there.
+        splits: `search_val` and `calibration` are read; `test` never is.
+        objectives: "top1_percent", names of costs, or `Objective`s with `exact` values.
+        settings: calibration images, device, seed.
+
+    Raises:
+        InvalidInput: an unknown objective, or data that do not fit the supernet.
+    """
+    resolved = tuple(_objective(supernet, objective) for objective in objectives)
+    return SupernetEvaluator(supernet, splits, resolved, settings or EvaluateSettings())
+
+
+class SupernetEvaluator:
+    """Recalibrates a sub-net's batch norms, then counts right answers; nothing in the supernet changes."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        splits: Splits,
+        objectives: tuple[Objective, ...],
+        settings: EvaluateSettings,
+    ) -> None:
+        self.objectives = objectives
+        self._supernet = supernet.to(resolve_device(settings.device))
+        self._search_val = splits.search_val
+        self._size = input_size(supernet.example)
+        source = splits.train if splits.calibration is None else splits.calibration
+        images = first_images(source, settings.calibration_images, settings.seed, self._size)
+        device = device_of(supernet)
+        self._calibration = [(x.to(device), y.to(device)) for x, y in images]
+        self._statistics: OrderedDict[str, Statistics] = OrderedDict()
+        self.context = self._checksum(settings)
+
+    def __call__(self, config: SubnetConfig) -> Evaluation:
+        """Measures one sub-net.
+
+        Raises:
+            SubnetSearchError: its answers are not finite.
+        """
+        supernet, config = self._supernet, self._supernet.space.canonical(config)
+        row = supernet.space.encode([config])
+        values = []
+        for objective in self.objectives:
+            if objective.exact is not None:
+                values.append(float(objective.exact(row)[0]))
+            else:
+                with supernet.subnet(config, self.statistics_of(config)):
+                    values.append(top1_percent(supernet, self._search_val, self._size))
+        return Evaluation(config, tuple(values))
+
+    def statistics_of(self, config: SubnetConfig) -> Statistics:
+        """The batch-norm statistics of a sub-net on the calibration images."""
+        config = self._supernet.space.canonical(config)
+        if config.key not in self._statistics:
+            self._statistics[config.key] = recalibrate(self._supernet, config, self._calibration)
+            if len(self._statistics) > STATISTICS_KEPT:
+                self._statistics.popitem(last=False)
+        return self._statistics[config.key]
+
+    def _checksum(self, settings: EvaluateSettings) -> str:
+        """Of weights, calibration images, search-validation data and protocol."""
+        digest = hashlib.sha256(repr(settings.model_dump(exclude={"device"})).encode())
+        for name, tensor in sorted(self._supernet.state_dict().items()):
+            digest.update(name.encode())
+            _add(digest, [tensor])
+        for batches in (self._calibration, self._search_val):
+            _add(digest, (part for batch in batches for part in batch))
+        return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _objective(supernet: Supernet, objective: str | Objective) -> Objective:
+    if isinstance(objective, Objective):
+        if objective.exact is None and objective.name != "top1_percent":
+            raise InvalidInput(
+                f"objective {objective.name!r} needs exact=..., this evaluator measures top1_percent only"
+            )
+        return objective
+    if objective == "top1_percent":
+        return Objective("top1_percent", "max")
+    if objective not in COST_NAMES:
+        known = ("top1_percent", *COST_NAMES)
+        raise InvalidInput(
+            f"unknown objective {objective!r}{nearest_names(objective, known)}; known are {', '.join(known)}"
+        )
+    return Objective(objective, "min", exact=getattr(supernet.costs, objective))

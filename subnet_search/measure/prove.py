@@ -1,0 +1,136 @@
+"""The proof that an extracted, stored sub-net is the one that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import fx, nn
+
+from search_spaces import InvalidInput, SubnetConfig
+from subnet_search.batches import device_of, first_images, first_problem, input_size
+from subnet_search.data import Batch
+from subnet_search.elastic.extraction import TOLERANCE, cut_out, difference_on
+from subnet_search.elastic.statistics import Statistics
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.measure.accuracy import check_calibrated, evaluation_mode, top1_percent
+from subnet_search.measure.counter import count_macs, count_params
+
+COMPARED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was promised of a sub-net, and what was found when that was checked independently.
+
+    Attributes:
+        form: whether the net is made of the model's own classes or of a traced graph.
+        max_abs_difference: between the extracted net and the supernet with that config active, on real
+            inputs.
+        reload_equal: the stored weights in a freshly built structure give bit for bit the net in memory.
+        params, macs: counted on the reloaded net.
+        params_promised, macs_promised: from the closed-form costs.
+        accuracy_stored, accuracy_reloaded: percent, as recorded and as measured on the reloaded net.
+        passed: all of this holds.
+    """
+
+    form: Literal["own classes", "graph"]
+    max_abs_difference: float
+    reload_equal: bool
+    params: int
+    macs: int
+    params_promised: int
+    macs_promised: int
+    accuracy_stored: float
+    accuracy_reloaded: float
+    passed: bool
+
+
+def prove(
+    supernet: Supernet,
+    config: SubnetConfig,
+    statistics: Statistics | None,
+    net: nn.Module,
+    *,
+    build: Callable[[], nn.Module],
+    weights: str | Path,
+    batches: Iterable[Batch],
+    accuracy_stored: float | None = None,
+) -> Proof:
+    """Checks a sub-net from the supernet to the file.
+
+    Args:
+        supernet: the shared weights the sub-net was extracted from.
+        config: the sub-net.
+        statistics: its batch-norm statistics, from `recalibrate`.
+        net: the final net in memory; after fine-tuning its weights differ from the supernet's.
+        build: gives the sub-net's structure, freshly made, whatever its weights.
+        weights: the safetensors file that `net` was stored in.
+        batches: search-validation data, for the accuracies.
+        accuracy_stored: percent recorded for `net`; measured on it if not given.
+
+    Raises:
+        InvalidInput: the net is uncalibrated, or the file cannot be read into the structure.
+    """
+    check_calibrated(net, "proved")
+    reloaded = load_weights(build(), weights).to(device_of(net))
+    (inputs, _), *_ = first_images(batches, COMPARED_IMAGES, size=input_size(supernet.example))
+    statistics = statistics and _moved(statistics, device_of(supernet))
+    extracted = cut_out(supernet, config, statistics)
+    inputs = inputs.to(device_of(supernet))
+    difference, scale = difference_on(supernet, config, extracted, inputs, statistics)
+    row = supernet.space.encode([config])
+    promised = (int(supernet.costs.params(row)[0]), int(supernet.costs.macs(row)[0]))
+    found = (count_params(reloaded), count_macs(reloaded, supernet.example))
+    stored = top1_percent(net, batches) if accuracy_stored is None else accuracy_stored
+    measured = top1_percent(reloaded, batches)
+    equal = same_net(net, reloaded, inputs.to(device_of(net)))
+    agrees = difference <= TOLERANCE * max(scale, 1.0)
+    return Proof(
+        form="graph" if isinstance(reloaded, fx.GraphModule) else "own classes",
+        max_abs_difference=difference,
+        reload_equal=equal,
+        params=found[0],
+        macs=found[1],
+        params_promised=promised[0],
+        macs_promised=promised[1],
+        accuracy_stored=stored,
+        accuracy_reloaded=measured,
+        passed=agrees and equal and found == promised and stored == measured,
+    )
+
+
+def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
+    """Reads a safetensors file into the structure `net`, whose parameters may still be on the meta device.
+
+    Raises:
+        InvalidInput: the file is missing or broken, or belongs to another structure.
+    """
+    try:
+        net.load_state_dict(load_file(path), assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        problem = first_problem(error) if isinstance(error, RuntimeError) else error
+        raise InvalidInput(
+            f"{path} does not hold the weights of this {type(net).__name__}: {problem}; write the net again"
+        ) from error
+    return net
+
+
+def same_net(first: nn.Module, second: nn.Module, inputs: torch.Tensor) -> bool:
+    """Whether two nets have equal state and give equal answers, bit for bit."""
+    states = [net.state_dict() for net in (first, second)]
+    if states[0].keys() != states[1].keys():
+        return False
+    if not all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items()):
+        return False
+    with evaluation_mode(first, second), torch.no_grad():
+        return torch.equal(first(inputs), second(inputs))
+
+
+def _moved(statistics: Statistics, device: torch.device) -> Statistics:
+    return Statistics(statistics.config_key, {name: t.to(device) for name, t in statistics.values.items()})

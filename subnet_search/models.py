@@ -1,0 +1,139 @@
+"""Finds the network that a recipe names, and loads its weights."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from search_spaces import InvalidInput
+from subnet_search.elastic.states import assign_state
+
+WEIGHT_FILES = (".safetensors", ".npz")
+
+
+def load_model(name: str, weights: str | None = None, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Builds a network, with the weights named.
+
+    Args:
+        name: "torchvision:NAME", or "package.module:factory" for any callable that returns a module.
+        weights: a .safetensors or .npz file; for torchvision also the name of published weights ("DEFAULT",
+            "IMAGENET1K_V1", ...), which are downloaded. None leaves the initialisation as it is.
+        options: keyword arguments of the factory.
+
+    Raises:
+        InvalidInput: the network cannot be found or built, or the weights do not fit it.
+    """
+    source, separator, entry = name.partition(":")
+    if not separator or not source or not entry:
+        raise InvalidInput(
+            f"a model is named 'torchvision:NAME' or 'package.module:factory', got {name!r}; "
+            "for example 'torchvision:resnet18' or 'subnet_search.small_models:resnet20'"
+        )
+    from_file = weights is not None and weights.endswith(WEIGHT_FILES)
+    options = dict(options or {})
+    if source == "torchvision":
+        model = _torchvision_model(entry, None if from_file else weights, options)
+    else:
+        if weights is not None and not from_file:
+            raise InvalidInput(f"weights of {name} must be a file ending in {WEIGHT_FILES}, got {weights!r}")
+        model = _call_factory(name, options)
+    return load_weights(model, weights) if from_file and weights is not None else model
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Loads a .safetensors or .npz file of named tensors into a network.
+
+    Counters and index tables (integer buffers) that the file lacks stay as they are; anything else must fit.
+
+    Raises:
+        InvalidInput: the file is missing or damaged, or does not fit the network.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        else:
+            state = load_file(path)
+    except FileNotFoundError:
+        raise InvalidInput(f"there is no weight file {path}; check the path") from None
+    except (OSError, ValueError, SafetensorError, EOFError, KeyError) as error:
+        raise InvalidInput(
+            f"the weight file {path} cannot be read: {error}; fetch or save it again"
+        ) from error
+    except Exception as error:  # a broken zip archive raises many kinds
+        raise InvalidInput(
+            f"the weight file {path} cannot be read: {error}; fetch or save it again"
+        ) from error
+    for name, tensor in model.state_dict().items():
+        if name not in state and not tensor.is_floating_point():
+            state[name] = tensor.clone()
+    try:
+        return assign_state(model, {name: _like(model, name, tensor) for name, tensor in state.items()})
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from None
+
+
+def _like(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    own = model.state_dict().get(name)
+    # cloned: in files tensors lie at any address, and there some kernels round differently
+    return tensor if own is None else tensor.to(own.device, own.dtype).clone()
+
+
+def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:  # operators that do not match torch raise RuntimeError
+        raise InvalidInput(
+            f"torchvision cannot be imported: {error}. Install torch and torchvision together, from one index: "
+            "pip install --upgrade torch torchvision"
+        ) from error
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise InvalidInput(
+            f"torchvision has no model {name!r}; " + _hint(near, "see torchvision.models.list_models()")
+        )
+    try:
+        model: nn.Module = models.get_model(name, weights=weights, **options)
+    except Exception as error:  # unknown weights, no network, wrong options
+        raise InvalidInput(
+            f"torchvision:{name} with weights={weights!r} and options {options} cannot be built: {error}; "
+            "without a network, give weights as a local .safetensors file"
+        ) from error
+    return model
+
+
+def _call_factory(name: str, options: dict[str, Any]) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"the model {name!r} cannot be imported: {error}; install its package, or run from the folder it is in"
+        ) from error
+    except AttributeError:
+        near = difflib.get_close_matches(attribute, dir(importlib.import_module(module_name)), n=3)
+        raise InvalidInput(f"{module_name} has no {attribute!r}; " + _hint(near, "check the name")) from None
+    except Exception as error:  # user code runs at import
+        raise InvalidInput(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from error
+    try:
+        model = factory(**options)
+    except Exception as error:  # user code: anything can come
+        raise InvalidInput(f"{name} with options {options} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"{name} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _hint(near: list[str], otherwise: str) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -1,0 +1,210 @@
+"""A recipe: one TOML file with a table for each stage, or what is wrong in it and on which line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from search_spaces.errors import InvalidInput
+from subnet_search.settings import (
+    Count,
+    DataSettings,
+    Device,
+    ElasticSettings,
+    EvaluateSettings,
+    ExportSettings,
+    FinetuneSettings,
+    Flag,
+    InvalidSettings,
+    ModelSettings,
+    RankSettings,
+    SearchSettings,
+    Seed,
+    Settings,
+    TrainSettings,
+)
+
+SHARED = (
+    "seed",
+    "device",
+)  # given at the top of a recipe they hold for every stage that does not set its own
+
+
+QUICKSTART = """
+[model]
+name = "subnet_search.small_models:digits_cnn"
+epochs = 20
+
+[data]
+source = "digits"
+batch_size = 64
+
+[elastic]
+step = 4
+
+[train]
+epochs = 40
+lr = 0.05
+
+[search]
+searcher = "nsga2"
+evaluations = 300
+choose = 3
+
+[finetune]
+epochs = 10
+"""
+
+
+class TrainTable(TrainSettings):
+    """The [train] table: `TrainSettings` and the options of the sandwich step."""
+
+    num_random: Count = 2
+    distill: Flag = True
+
+
+class ReportTable(Settings):
+    """The [report] table: the heading of the page (default: the run's name)."""
+
+    title: str = ""
+
+
+class Recipe(Settings):
+    """Everything one run is made of; every table but [model] has working defaults."""
+
+    name: str = ""
+    seed: Seed = 0
+    device: Device = "auto"
+    model: ModelSettings
+    data: DataSettings = DataSettings()
+    elastic: ElasticSettings = ElasticSettings()
+    train: TrainTable = TrainTable()
+    rank: RankSettings = RankSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    search: SearchSettings = SearchSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    export: ExportSettings = ExportSettings()
+    report: ReportTable = ReportTable()
+
+
+TABLES: dict[str, type[Settings]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "elastic": ElasticSettings,
+    "train": TrainTable,
+    "rank": RankSettings,
+    "evaluate": EvaluateSettings,
+    "search": SearchSettings,
+    "finetune": FinetuneSettings,
+    "export": ExportSettings,
+    "report": ReportTable,
+}
+
+
+def quickstart_recipe(seed: int = 0, name: str | None = None) -> Recipe:
+    """The recipe of `subnet-search quickstart`."""
+    recipe = parse_recipe(f"seed = {seed}\n{QUICKSTART}", "the quickstart's recipe")
+    return recipe.model_copy(update={"name": _run_name(name or "quickstart")})
+
+
+def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
+    """Reads a recipe file; its run is named `name`, else as the recipe says, else after the file.
+
+    A relative path of weights starts at the recipe's folder.
+
+    Raises:
+        InvalidInput: an unreadable file, or an unknown key or wrong value, with its line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"recipe {path} cannot be read: {error}") from None
+    recipe = parse_recipe(text, str(path))
+    weights, changes = recipe.model.weights, {"name": _run_name(name or recipe.name or path.stem)}
+    if weights is None or not weights.endswith((".safetensors", ".npz")):
+        return recipe.model_copy(update=changes)
+    model = recipe.model.model_copy(update={"weights": str((path.parent / weights).resolve())})
+    return recipe.model_copy(update={**changes, "model": model})
+
+
+def _run_name(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise InvalidInput(
+            f"a run's name may hold letters, digits and . _ + -, got {name!r}; choose another --name"
+        )
+    return name
+
+
+def parse_recipe(text: str, source: str = "recipe") -> Recipe:
+    """Builds a recipe from TOML text; `source` is named in messages."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{source} is not valid TOML: {error}") from None
+    built: dict[str, Any] = {}
+    problems: list[str] = []
+    shared = {key: document[key] for key in SHARED if key in document}
+    for table, kind in TABLES.items():
+        given = document.pop(table, {})
+        if not isinstance(given, dict):
+            problems.append(_at(text, "", table, f"{table!r} must be a table [{table}]"))
+            continue
+        inherited = {key: value for key, value in shared.items() if key in kind.model_fields}
+        try:
+            built[table] = kind(**{**inherited, **given})
+        except InvalidSettings as error:
+            problems += [
+                _at(text, table, field, f"[{table}] {sentence}")
+                for field, sentence in error.problems
+                if field in given or field not in inherited
+            ]
+    try:
+        recipe = Recipe(**document, **built)
+    except InvalidSettings as error:
+        missed = TABLES.keys() - built.keys()
+        problems += [_at(text, "", name, said) for name, said in error.problems if name not in missed]
+    if problems:
+        raise InvalidInput(f"{source} is refused: " + "\n".join(problems))
+    return recipe
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """The complete recipe, defaults included, as TOML that `parse_recipe` reads back to an equal one."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The settings in which two recipes differ, as "[table] key: old -> new"."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    found = [
+        f"{key}: {before[key]} -> {after[key]}"
+        for key in before.keys() - TABLES.keys()
+        if before[key] != after[key]
+    ]
+    for table in TABLES:
+        for key, value in before[table].items():
+            if value != after[table][key]:
+                found.append(f"[{table}] {key}: {value} -> {after[table][key]}")
+    return found
+
+
+def _at(text: str, table: str, key: str, sentence: str) -> str:
+    """Prefixes `sentence` with the line of `key` in `table`, or else of the table, if it is found."""
+    current, header = "", 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if opened := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            current = opened[1].strip("\"' ")
+            if current in (table, f"{table}.{key}", key):
+                header = number
+            if current == f"{table}.{key}" or (not table and current == key):
+                break
+        elif (current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line)) or (
+            not current and table and re.match(rf"\s*{re.escape(table)}\s*(=|\.\s*{re.escape(key)}\b)", line)
+        ):
+            return f"line {number}: {sentence}"
+    return f"line {header}: {sentence}" if header else sentence

@@ -1,0 +1,228 @@
+"""Runs a search: controls first, then the searcher; and goes on where a record ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from search_spaces import COST_NAMES, CostTable, InvalidInput, SearchSpace, SubnetConfig, nearest_names
+from subnet_search.progress import progress as progress_bar
+from subnet_search.record import (
+    Evaluation,
+    Journal,
+    Objective,
+    ParetoFront,
+    Run,
+    check_objectives,
+    worst_values,
+)
+
+from .budget import Budget
+from .controls import Listed, uniform_configs
+from .feasible import Feasible, SpaceExhausted
+from .optuna_search import OptunaSearcher
+from .recorder import Evaluator, Recorder
+from .searcher import Searcher, make_searcher
+
+UNIFORM_SHARE, RANDOM_SHARE, MOST_UNIFORM = 0.25, 0.2, 9
+CHANCE = 2**31  # added to the seed of the random control: NSGA would begin with the same sub-nets
+
+Limits = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        front: the evaluations that meet all limits and that no other one beats.
+        evaluations: every sub-net this search looked at, in order, each once; failed ones too.
+        nearest: when no evaluation meets the limits on measured objectives: the best value found for each.
+    """
+
+    front: ParetoFront
+    evaluations: tuple[Evaluation, ...]
+    nearest: Mapping[str, float] = field(default_factory=dict)
+
+
+def search(
+    space: SearchSpace,
+    evaluator: Evaluator,
+    searcher: str = "nsga2",
+    *,
+    budget: Budget,
+    limits: Limits | None = None,
+    costs: CostTable | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+    context: str = "",
+    progress: bool = True,
+    clock_s: Callable[[], float] = time.perf_counter,
+) -> SearchResult:
+    """Searches for the sub-nets that no other one beats.
+
+    The controls come first, inside the budget: uniform widths (up to 9, at most a quarter) and random sub-nets
+    (a fifth), recorded under "uniform" and "random". The searcher does not learn from them. What the record knows
+    under the same context is taken from there instead of being evaluated again. So the same call on the run of a
+    search that was cut off repeats its beginning for free and goes on, and its result is that of the unbroken
+    search; a larger budget continues in the same way.
+
+    Args:
+        space: what may be chosen.
+        evaluator: `(config) -> Evaluation`, with `.objectives`; an exception is recorded as a failure.
+        searcher: random, nsga2, nsga3, tpe, gp or qmc.
+        budget: when to stop; a search that has seen every feasible sub-net stops earlier.
+        limits: bounds by name. Costs of `costs` are upper bounds that every proposal meets. On a measured
+            objective the bound is the worst allowed value (the least one when it is to be high), and only decides
+            who may enter the front.
+        costs: the space's cost table, needed for limits on costs.
+        seed: same seed and same values, same proposals.
+        run: an open run folder whose journal keeps the record; None keeps none.
+        context: replaces the evaluator's own `context`.
+        progress: whether a bar is shown on stderr.
+        clock_s: a clock in seconds.
+
+    Raises:
+        InvalidInput: before anything is evaluated, for a limit that is unknown or that no sub-net meets, an
+            unknown searcher, or a run that is open for reading only.
+        SubnetSearchError: when ten evaluations in a row fail; all are recorded.
+    """
+    objectives = check_objectives(evaluator.objectives)
+    cost_limits, measured_limits = _split_limits(limits or {}, objectives, costs)
+    feasible = Feasible(space, costs, cost_limits)
+    chosen = make_searcher(searcher, space, objectives, seed=seed, limits=cost_limits, costs=costs)
+    chance = make_searcher(
+        "random", space, objectives, seed=(seed + CHANCE) % 2**32, limits=cost_limits, costs=costs
+    )
+    context = context or getattr(evaluator, "context", "")
+    call = [searcher, seed, cost_limits, [(o.name, o.goal) for o in objectives], context]
+    name = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
+    recorder = Recorder(evaluator, run.journal if run else Journal(), context, name, clock_s)
+    most_uniform = min(MOST_UNIFORM, _part(budget.evaluations, UNIFORM_SHARE) or MOST_UNIFORM)
+    with _Search(recorder, budget, clock_s, f"search {searcher}", progress) as search:
+        search.follow("uniform", Listed(uniform_configs(feasible, most_uniform)), time_share=UNIFORM_SHARE)
+        if searcher != "random":
+            most, time_share = _part(budget.evaluations, RANDOM_SHARE), UNIFORM_SHARE + RANDOM_SHARE
+            search.follow("random", chance, most=most, time_share=time_share)
+        search.remember_controls()
+        search.follow(searcher, chosen)
+    return _result(objectives, tuple(recorder.found.values()), measured_limits)
+
+
+class _Search:
+    """One search under way, and its bar."""
+
+    def __init__(
+        self, recorder: Recorder, budget: Budget, clock_s: Callable[[], float], what: str, shown: bool
+    ) -> None:
+        self._recorder, self._budget, self._clock_s = recorder, budget, clock_s
+        self._start_s = clock_s()
+        self._front = ParetoFront(recorder.objectives, ())
+        self._reference: dict[str, float] = {}
+        self._controls_volume = 0.0
+        self._bar: tqdm[object] = progress_bar(budget.evaluations, what, "subnet", enabled=shown)
+
+    def __enter__(self) -> _Search:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def follow(
+        self, name: str, searcher: Searcher, *, most: int | None = None, time_share: float = 1.0
+    ) -> None:
+        """Evaluates what `searcher` proposes until `most` new sub-nets, that share of the time, or its end."""
+        goal = None if most is None else len(self._recorder.found) + most
+        turn = 0
+        while not self._done(goal, time_share):
+            try:
+                config = self._replayed(name, searcher, turn) or searcher.ask()
+            except SpaceExhausted:
+                return
+            before = len(self._recorder.found)
+            evaluation = self._recorder.evaluate(config, name, turn)
+            searcher.tell(evaluation)
+            turn += 1
+            self._show(evaluation, len(self._recorder.found) - before)
+
+    def remember_controls(self) -> None:
+        """From here on the bar compares the front's hypervolume with that of what was found so far."""
+        self._reference = worst_values(self._recorder.objectives, self._recorder.found.values())
+        if self._reference:
+            self._controls_volume = self._front.hypervolume(self._reference)
+
+    def _replayed(self, name: str, searcher: Searcher, turn: int) -> SubnetConfig | None:
+        asked = self._recorder.asked(name, turn)
+        return searcher.replay(asked) if asked and isinstance(searcher, OptunaSearcher) else None
+
+    def _done(self, goal: int | None, time_share: float) -> bool:
+        """Shares of the time count evaluations alone: a resumed search must come to the same conclusion."""
+        count, seconds = len(self._recorder.found), self._recorder.seconds
+        if count == 0:
+            return False
+        if goal is not None and count >= goal:
+            return True
+        if self._budget.evaluations is not None and count >= self._budget.evaluations:
+            return True
+        if self._budget.minutes is None:
+            return False
+        return (
+            seconds >= time_share * 60 * self._budget.minutes or self._spent_s() >= 60 * self._budget.minutes
+        )
+
+    def _spent_s(self) -> float:
+        besides = self._clock_s() - self._start_s - self._recorder.seconds_here
+        return self._recorder.seconds + besides
+
+    def _show(self, evaluation: Evaluation, new: int) -> None:
+        self._front = ParetoFront.of(self._front.objectives, [*self._front, evaluation])
+        notes = [f"front {len(self._front)}"]
+        if self._controls_volume > 0:
+            gain = self._front.hypervolume(self._reference) / self._controls_volume
+            notes.append(f"hypervolume {gain:.2f} x controls")
+        if self._budget.minutes is not None:
+            notes.append(f"{self._spent_s() / 60:.1f} of {self._budget.minutes:g} min")
+        self._bar.set_postfix_str(", ".join(notes), refresh=False)
+        self._bar.update(new)
+
+
+def _part(evaluations: int | None, share: float) -> int | None:
+    return None if evaluations is None else max(1, int(evaluations * share))
+
+
+def _split_limits(
+    limits: Limits, objectives: Sequence[Objective], costs: CostTable | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Limits met by construction, and limits that an evaluation has to meet."""
+    measured = {o.name for o in objectives} - (set() if costs is None else set(COST_NAMES))
+    for name, bound in limits.items():
+        if name not in measured and name not in COST_NAMES:
+            known = sorted({*measured, *COST_NAMES})
+            hint = nearest_names(name, known)
+            raise InvalidInput(f"a limit must be on one of {', '.join(known)}, got {name!r}{hint}")
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise InvalidInput(f"the limit on {name} must be a finite number, got {bound!r}")
+    return (
+        {name: bound for name, bound in limits.items() if name not in measured},
+        {name: bound for name, bound in limits.items() if name in measured},
+    )
+
+
+def _result(
+    objectives: tuple[Objective, ...], evaluations: tuple[Evaluation, ...], limits: Limits
+) -> SearchResult:
+    bounds = [(i, o, limits[o.name]) for i, o in enumerate(objectives) if o.name in limits]
+    good = [e for e in evaluations if e.ok]
+    meeting = [e for e in good if all(o.meets(e.values[i], bound) for i, o, bound in bounds)]
+    nearest = (
+        {}
+        if meeting
+        else {o.name: min((e.values[i] for e in good), key=o.loss) for i, o, _ in bounds if good}
+    )
+    return SearchResult(ParetoFront.of(objectives, meeting), evaluations, nearest)

@@ -1,0 +1,53 @@
+"""What every searcher can do, and how to get one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, nearest_names
+from subnet_search.record import Evaluation, Objective
+
+from .optuna_search import METHODS, OptunaSearcher
+
+
+class Searcher(Protocol):
+    """Proposes sub-nets and learns from what was found out about them."""
+
+    def ask(self) -> SubnetConfig:
+        """The next sub-net to evaluate; `SpaceExhausted` when all are known."""
+
+    def tell(self, evaluation: Evaluation) -> None:
+        """Takes one evaluation, in any order, also of a sub-net that was never asked for."""
+
+
+SEARCHERS: Mapping[str, Callable[..., Searcher]] = {name: partial(OptunaSearcher, name) for name in METHODS}
+
+
+def make_searcher(
+    name: str,
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    *,
+    seed: int = 0,
+    limits: Mapping[str, float] | None = None,
+    costs: CostTable | None = None,
+) -> Searcher:
+    """A searcher by its name in `SEARCHERS`: random, nsga2, nsga3, tpe, gp or qmc.
+
+    Args:
+        name: which one.
+        space: what may be proposed.
+        objectives: order and goals of the values that will be told.
+        seed: the same seed and the same answers give the same proposals.
+        limits: upper bounds by cost name; every proposal meets them.
+        costs: the space's cost table, needed for limits.
+
+    Raises:
+        InvalidInput: for an unknown name or an infeasible limit.
+    """
+    if name not in SEARCHERS:
+        known = ", ".join(SEARCHERS)
+        raise InvalidInput(f"a searcher must be one of {known}, got {name!r}{nearest_names(name, SEARCHERS)}")
+    return SEARCHERS[name](space, objectives, seed=seed, limits=limits, costs=costs)

@@ -1,0 +1,201 @@
+"""The settings of every stage: frozen, checked when they are born, read from TOML; unknown keys are refused.
+
+No torch here: a recipe is read and refused before anything slow is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from search_spaces.errors import InvalidInput
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Share = Annotated[Real, Field(gt=0, le=1)]
+Flag = Annotated[bool, Field(strict=True)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+def _limit(value: object) -> float | str:
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)? ?%", value):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    raise ValueError('must be a number or a percentage such as "25%"')
+
+
+Limits = Mapping[str, Annotated[float | str, PlainValidator(_limit)]]
+
+
+class InvalidSettings(InvalidInput):
+    """Says what is wrong with one stage's settings; `problems` are pairs of a field and a sentence."""
+
+    def __init__(self, stage: str, problems: list[tuple[str, str]]) -> None:
+        super().__init__(f"{stage}: " + "; ".join(sentence for _, sentence in problems))
+        self.problems = problems
+
+
+class Settings(BaseModel):
+    """The root of all settings: immutable, no unknown fields, a wrong value raises `InvalidInput`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = [_explain(type(self), problem) for problem in error.errors()]
+            raise InvalidSettings(type(self).__name__, problems) from None
+
+
+class ModelSettings(Settings):
+    """The network to start from.
+
+    `name` is "torchvision:NAME" or "package.module:factory"; `weights` names weights of that source or is the
+    path of a safetensors file (none: random); `options` go to the factory. `epochs` of ordinary training,
+    with the [train] table's other values, come first for a network that has no trained weights yet.
+    """
+
+    name: str
+    weights: str | None = None
+    options: Mapping[str, Any] = {}
+    epochs: Whole = 0
+
+
+class DataSettings(Settings):
+    """Where images come from and how they are split.
+
+    `source` is "digits" or "package.module:factory" (called with `options`, it returns `Splits`). The seeded,
+    stratified shares are of all images for `test_share` and `search_val_share`, of the rest for `gate_share`.
+    """
+
+    source: str = "digits"
+    batch_size: Count = 64
+    search_val_share: Annotated[Share, Field(lt=1)] = 0.2
+    test_share: Annotated[Share, Field(lt=1)] = 0.2
+    gate_share: Annotated[NotNegative, Field(lt=1)] = 0.05
+    seed: Seed = 0
+    options: Mapping[str, Any] = {}
+
+
+class ElasticSettings(Settings):
+    """What conversion makes elastic.
+
+    Width choices of a group run from `min_share` of its units upwards in multiples of `step` channels
+    (`groups_per_layer`: at most so many choices, evenly spread). `include` and `exclude` are glob patterns on
+    module paths, `tie` lists tuples of patterns whose groups share one knob.
+    """
+
+    min_share: Share = 0.1
+    step: Count = 8
+    groups_per_layer: Count | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    tie: tuple[tuple[str, ...], ...] = ()
+    width: Flag = True
+    depth: Flag = True
+
+
+class TrainSettings(Settings):
+    """SGD with Nesterov momentum, cosine decay after a linear warm-up; decay acts on weights only."""
+
+    epochs: Whole = 30
+    lr: Positive = 0.1
+    momentum: Annotated[NotNegative, Field(lt=1)] = 0.9
+    weight_decay: NotNegative = 5e-4
+    warmup_epochs: NotNegative = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Device = "auto"
+    checkpoint_seconds: Positive = 60.0
+    seed: Seed = 0
+
+
+class RankSettings(Settings):
+    """Which ranking orders the units of every group, and on how many training images it looks."""
+
+    ranker: Literal["l1", "bn_scale", "taylor", "random"] = "taylor"
+    images: Count = 1024
+    seed: Seed = 0
+
+
+class EvaluateSettings(Settings):
+    """How one sub-net is measured: images that set its batch-norm statistics, and the device."""
+
+    calibration_images: Count = 1024
+    device: Device = "auto"
+    seed: Seed = 0
+
+
+class SearchSettings(Settings):
+    """The search, its budget and limits, and which members of the front are chosen.
+
+    A limit is a number, or a percentage of the largest net's cost such as "25%". `choose` members spread
+    over the front are chosen, or, if `choose_under` lists limits, the best member under each of them.
+    """
+
+    searcher: str = "nsga2"
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
+    evaluations: Count = 300
+    minutes: Positive | None = None  # ends the search earlier
+    limits: Limits = {}
+    seed: Seed = 0
+    choose: Count = 3
+    choose_under: tuple[Limits, ...] = ()
+
+    @field_validator("objectives")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("may name an objective only once")
+        return names
+
+
+class FinetuneSettings(Settings):
+    """Training of an extracted sub-net; `teacher_share` of the loss follows the teacher's soft answers."""
+
+    epochs: Whole = 10
+    lr: Positive = 0.02
+    momentum: Annotated[NotNegative, Field(lt=1)] = 0.9
+    weight_decay: NotNegative = 5e-4
+    warmup_epochs: NotNegative = 0.5
+    temperature: Positive = 2.0
+    teacher_share: Annotated[NotNegative, Field(le=1)] = 0.5
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Device = "auto"
+    checkpoint_seconds: Positive = 60.0
+    seed: Seed = 0
+
+
+class ExportSettings(Settings):
+    """The file formats a chosen sub-net is written in."""
+
+    formats: Annotated[tuple[Literal["safetensors", "pt2", "onnx"], ...], Field(min_length=1)] = (
+        "safetensors",
+        "pt2",
+    )
+
+
+def _explain(kind: type[BaseModel], problem: ErrorDetails) -> tuple[str, str]:
+    """One pydantic problem: the top-level field, and a sentence of rule, what came and the nearest name."""
+    path = [str(part) for part in problem["loc"]]
+    field = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, kind.model_fields, n=1, cutoff=0.5)
+        known = ", ".join(kind.model_fields)
+        way_out = f"did you mean {near[0]!r}?" if near else f"known are {known}"
+        return path[0], f"{field!r} is not a setting; {way_out}"
+    if problem["type"] == "missing":
+        return path[0], f"{field!r} is required"
+    rule = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return path[0], f"{field} {rule}, got {problem['input']!r}"

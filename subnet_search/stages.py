@@ -1,0 +1,253 @@
+"""The stages of a run, in order: what each one does, and how one sees that it is done.
+
+A stage reads what earlier stages left in the run folder and leaves files of its own; stopped anywhere, it is
+done again or, where that takes long, continued.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from search_spaces import SubnetConfig, SubnetSearchError
+from search_spaces.files import config_to_json, costs_to_json, space_to_json
+from subnet_search.choosing import choose_spread, choose_under, named_values
+from subnet_search.data import describe
+from subnet_search.exporting import export
+from subnet_search.finetuning import finetune
+from subnet_search.measure import describe_device, prove, top1_percent
+from subnet_search.ranking import RANKERS, random_ranking, rank
+from subnet_search.record import Evaluation, Objective, ParetoFront, Run
+from subnet_search.searchers import Budget, SearchResult, search
+from subnet_search.training import PlainStep, SandwichStep, train
+from subnet_search.training.loop import describe_step
+from subnet_search.workbench import Workbench, save_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the road: its name, whether a run has it behind it, and the work."""
+
+    name: str
+    done: Callable[[Run], bool]
+    work: Callable[[Workbench], None]
+
+
+def prepare(bench: Workbench) -> None:
+    """Loads data and network, converts it, and refuses limits that no sub-net can meet."""
+    run, supernet = bench.run, bench.new_supernet()
+    if bench.recipe.model.epochs == 0:
+        save_weights(run, "teacher.safetensors", supernet.model)
+    run.write_json("device.json", describe_device())
+    run.write_json(
+        "splits.json", {**bench.recipe.data.model_dump(mode="json"), "images": describe(bench.splits)}
+    )
+    run.write_json("space.json", space_to_json(supernet.space))
+    run.write_json("costs.json", costs_to_json(supernet.costs))
+    for limits in (bench.recipe.search.limits, *bench.recipe.search.choose_under):
+        bench.limits(limits)
+    run.write_json("coverage.json", supernet.coverage)
+    share = 100 * supernet.coverage["reachable_macs_share"]
+    bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic")
+
+
+def train_teacher(bench: Workbench) -> None:
+    """Ordinary training of a network that came without trained weights."""
+    supernet, settings = bench.new_supernet(), bench.recipe.train
+    settings = settings.model_copy(update={"epochs": bench.recipe.model.epochs})
+    train(supernet, bench.splits, PlainStep(), settings, bench.run)
+    save_weights(bench.run, "teacher.safetensors", supernet.model)
+
+
+def train_supernet(bench: Workbench) -> None:
+    """Training of all sub-nets together by the sandwich rule."""
+    supernet, settings = bench.new_supernet(), bench.recipe.train
+    teachers = describe_step(PlainStep())
+    if bench.run.has("checkpoint.json") and bench.run.read_json("checkpoint.json")["stage"] == teachers:
+        drop_checkpoint(bench.run, "checkpoint")  # the teacher is done
+    step = SandwichStep(num_random=settings.num_random, distill=settings.distill)
+    train(supernet, bench.splits, step, settings, bench.run)
+    save_weights(bench.run, "supernet.safetensors", supernet.model)
+
+
+def rank_channels(bench: Workbench) -> None:
+    """Which channels go first; the weights on disk keep their order, so no ranking is applied twice."""
+    settings = bench.recipe.rank
+    ranker = RANKERS[settings.ranker]
+    if ranker is random_ranking:
+        ranker = functools.partial(random_ranking, seed=settings.seed)
+    ranking = rank(bench.trained_supernet(), bench.calibration(settings.images), ranker)
+    order = {name: units.tolist() for name, units in ranking.items()}
+    bench.run.write_json(
+        "ranking.json", {"ranker": settings.ranker, "weights": bench.weights_checksum(), "order": order}
+    )
+
+
+def search_front(bench: Workbench) -> None:
+    """The search, continued where its journal ends, and the front it found."""
+    settings, evaluator = bench.recipe.search, bench.evaluator
+    budget = Budget(evaluations=settings.evaluations, minutes=settings.minutes)
+    result = search(
+        bench.space,
+        evaluator,
+        settings.searcher,
+        budget=budget,
+        limits=bench.limits(settings.limits),
+        costs=bench.costs,
+        seed=settings.seed,
+        run=bench.run,
+    )
+    if not len(result.front):
+        raise SubnetSearchError(
+            f"no evaluated sub-net meets the limits {dict(settings.limits)}; the nearest values are "
+            f"{dict(result.nearest)}. Search longer or loosen the limits in a new run"
+        )
+    write_front(bench.run, result, evaluator.objectives)
+    bench.say(f"  {len(result.evaluations)} evaluations, {len(result.front)} sub-nets on the front")
+
+
+def write_front(run: Run, result: SearchResult, objectives: tuple[Objective, ...]) -> None:
+    """Writes front.json; its reference point is 0 for what is to be high, else the worst value seen."""
+    worst = {
+        o.name: max(e.values[i] for e in result.evaluations if e.values) for i, o in enumerate(objectives)
+    }
+    reference = {o.name: worst[o.name] if o.goal == "min" else min(0.0, worst[o.name]) for o in objectives}
+    run.write_json(
+        "front.json",
+        {
+            "objectives": [{"name": o.name, "goal": o.goal} for o in objectives],
+            "members": [
+                {"key": e.config.key, "config": dict(e.config), "values": named_values(objectives, e)}
+                for e in result.front
+            ],
+            "reference": reference,
+            "hypervolume": result.front.hypervolume(reference),
+        },
+    )
+
+
+def read_front(run: Run) -> ParetoFront:
+    """The front that `write_front` wrote."""
+    stored = run.read_json("front.json")
+    objectives = tuple(Objective(o["name"], o["goal"]) for o in stored["objectives"])
+    members = [
+        Evaluation(SubnetConfig(m["config"]), tuple(m["values"][o.name] for o in objectives))
+        for m in stored["members"]
+    ]
+    return ParetoFront.of(objectives, members)
+
+
+def choose_and_tune(bench: Workbench) -> None:
+    """Chooses members of the front and trains each by itself, the supernet as its teacher."""
+    run, settings = bench.run, bench.recipe.search
+    front = read_front(run)
+    if settings.choose_under:
+        under = [bench.limits(limits) for limits in settings.choose_under]
+        members = [choose_under(front, limits, bench.space, bench.costs) for limits in under]
+    else:
+        members = choose_spread(front, settings.choose)
+    for member in members:
+        run.write_json(f"subnets/{member.config.key}/config.json", config_to_json(member.config))
+    for config in bench.chosen():
+        if not run.has(f"subnets/{config.key}/metrics.json"):
+            tune(bench, config)
+
+
+def tune(bench: Workbench, config: SubnetConfig) -> None:
+    """Fine-tunes one sub-net; what search-validation said before and after goes to metrics.json."""
+    run, place, settings = bench.run, f"subnets/{config.key}", bench.recipe.finetune
+    checkpoint = f"{place}/checkpoint"
+    net = bench.extracted(config)
+    result = finetune(net, bench.splits, settings, teacher=bench.supernet, run=run, checkpoint=checkpoint)
+    save_weights(run, f"{place}/net.safetensors", result.net)
+    run.write_json(
+        f"{place}/metrics.json",
+        {
+            "before": {"top1_percent": result.before},
+            "after": {"top1_percent": result.after},
+            "split": "search_val",
+            "seeds": [settings.seed],
+            "seconds": result.seconds,
+        },
+    )
+    drop_checkpoint(run, checkpoint)
+    bench.say(f"  {config.key}: {result.before:.2f} -> {result.after:.2f} % on search-validation")
+
+
+def drop_checkpoint(run: Run, name: str) -> None:
+    """Deletes a checkpoint that a finished result has replaced."""
+    for ending in (".safetensors", ".json"):
+        run.path(name + ending).unlink(missing_ok=True)
+
+
+def look_at_test(bench: Workbench) -> None:
+    """The only look at the test split: the whole network and each fine-tuned sub-net."""
+    run, test = bench.run, bench.splits.test
+    for config in bench.chosen():
+        name = f"subnets/{config.key}/metrics.json"
+        found = top1_percent(bench.tuned(config), test)
+        run.write_json(name, {**run.read_json(name), "test": {"top1_percent": found}})
+        bench.say(f"  {config.key}: {found:.2f} % on test")
+    full = top1_percent(bench.new_model(), test)
+    run.write_json("metrics.json", {"test": {"top1_percent": full}})
+    bench.say(f"  the whole network: {full:.2f} % on test")
+
+
+def prove_and_export(bench: Workbench) -> None:
+    """Writes each chosen sub-net in the formats asked for, with the proof that it is right."""
+    for config in bench.chosen():
+        if not bench.run.has(f"subnets/{config.key}/proof.json"):
+            export_one(bench, config)
+
+
+def export_one(bench: Workbench, config: SubnetConfig) -> None:
+    """Writes and proves one sub-net.
+
+    Raises:
+        SubnetSearchError: the proof failed; proof.json says in what.
+    """
+    run, place = bench.run, f"subnets/{config.key}"
+    net = bench.tuned(config)
+    with tempfile.TemporaryDirectory() as folder:
+        for exported in export(net, bench.example, folder, bench.recipe.export.formats):
+            with run.writing(f"{place}/{Path(exported.path).name}") as path:
+                shutil.copyfile(exported.path, path)
+    proof = prove(
+        bench.supernet,
+        config,
+        bench.statistics(config),
+        net,
+        build=lambda: bench.extracted(config),
+        weights=run.verify(f"{place}/net.safetensors"),
+        batches=bench.splits.search_val,
+        accuracy_stored=run.read_json(f"{place}/metrics.json")["after"]["top1_percent"],
+    )
+    run.write_json(f"{place}/proof.json", asdict(proof))
+    if not proof.passed:
+        raise SubnetSearchError(f"sub-net {config.key} failed its proof: {proof}; do not use its files")
+    bench.say(f"  {config.key}: proved and exported to {run.folder}/{place}")
+
+
+def _each_chosen_has(name: str) -> Callable[[Run], bool]:
+    def done(run: Run) -> bool:
+        places = [file.parent.name for file in run.folder.glob("subnets/*/config.json")]
+        return bool(places) and all(run.has(f"subnets/{key}/{name}") for key in places)
+
+    return done
+
+
+STAGES = (
+    Stage("prepare", lambda run: run.has("coverage.json"), prepare),
+    Stage("teacher", lambda run: run.has("teacher.safetensors"), train_teacher),
+    Stage("train", lambda run: run.has("supernet.safetensors"), train_supernet),
+    Stage("rank", lambda run: run.has("ranking.json"), rank_channels),
+    Stage("search", lambda run: run.has("front.json"), search_front),
+    Stage("finetune", _each_chosen_has("metrics.json"), choose_and_tune),
+    Stage("test", lambda run: run.has("metrics.json"), look_at_test),
+    Stage("export", _each_chosen_has("proof.json"), prove_and_export),
+)

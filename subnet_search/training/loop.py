@@ -1,0 +1,213 @@
+"""The training loop of supernets and of extracted sub-nets; its checkpoints resume bit for bit.
+
+What happens in step n depends on the seed, n and the weights alone, so a killed run goes on as if nothing had
+happened (on the CPU bit for bit; CUDA kernels may round differently from run to run).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from search_spaces import InvalidInput, SubnetSearchError
+from subnet_search.batches import check_batch, device_of, input_size, resolve_device
+from subnet_search.data import Batch, Splits
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.progress import progress
+from subnet_search.record import Run
+from subnet_search.seeding import derive_seed, kept_generators, seed_everything, start_epoch
+from subnet_search.settings import FinetuneSettings, TrainSettings
+from subnet_search.training.checkpoint import CURE, Checkpoints, Place
+from subnet_search.training.interrupt import Interrupts, held_interrupts
+from subnet_search.training.optimizer import lr_factor, make_optimizer
+from subnet_search.training.sandwich import SandwichStep
+from subnet_search.training.step import Step
+
+FitSettings = TrainSettings | FinetuneSettings
+Update = Callable[[Batch, np.random.Generator], float]  # forward and backward; returns the loss
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did; `losses` holds each epoch's mean of the loss, which a step sums over its nets."""
+
+    steps: int
+    epochs: int
+    losses: tuple[float, ...]
+    seconds: float
+
+
+def train(
+    supernet: Supernet,
+    splits: Splits,
+    step: Step | None = None,
+    settings: TrainSettings | None = None,
+    run: Run | None = None,
+) -> TrainResult:
+    """Trains the supernet in place on `splits.train`.
+
+    With a run, checkpoints are written every `checkpoint_seconds`, after each epoch and on Ctrl-C or SIGTERM,
+    and a second call goes on from the last one. Loaders may shuffle and augment with torch's, numpy's and
+    Python's global generators, or with a DataLoader's own; other hidden state needs a `set_epoch(epoch)`
+    method.
+
+    Args:
+        supernet: comes back on its device, at its largest config.
+        splits: only `train` is read.
+        step: forward and backward of one batch; the sandwich rule by default.
+        settings: learning rate, epochs, precision, device and seed.
+        run: where checkpoints go; none without it.
+
+    Raises:
+        InvalidInput: batches of another size than the conversion's example, a split without length, or a
+            checkpoint of other settings.
+        SubnetSearchError: the loss or a weight is not finite.
+    """
+    settings = settings or TrainSettings()
+    step = step or SandwichStep()
+    identity = fit_identity(describe_step(step), settings)
+    place = Fitting(
+        supernet,
+        splits.train,
+        partial(step, supernet),
+        settings,
+        None if run is None else Checkpoints(run, "checkpoint", identity),
+        input_size(supernet.example),
+    ).run()
+    supernet.activate(supernet.space.largest())
+    return TrainResult(place.step, place.epoch, tuple(place.losses), place.seconds)
+
+
+@dataclass
+class Fitting:
+    """Trains `model` in place on `batches`.
+
+    `update` does forward and backward; `look` is called before the first epoch and after each one, and may
+    note what it saw in the place. With checkpoints, a second call goes on where the first one was stopped.
+    """
+
+    model: nn.Module
+    batches: Iterable[Batch]
+    update: Update
+    settings: FitSettings
+    checkpoints: Checkpoints | None = None
+    size: torch.Size | None = None  # of one input
+    what: str = "train"
+    look: Callable[[Place], None] = lambda place: None
+
+    def run(self) -> Place:
+        """Trains from the last checkpoint, if any, to the end; the model comes back on its device."""
+        home = device_of(self.model)
+        self.device = resolve_device(self.settings.device)
+        self.num_batches = _length(self.batches)
+        try:
+            self.model.to(self.device)
+            self.optimizer = make_optimizer(self.model, self.settings)
+            place = self.checkpoints.load(self.model, self.optimizer) if self.checkpoints else None
+            with kept_generators(), held_interrupts() as interrupts, self._progress(place) as bar:
+                if place is None:
+                    self.look(place := Place())
+                while place.epoch < self.settings.epochs:
+                    self._epoch(place, interrupts, bar)
+        finally:
+            self.model.to(home)
+        return place
+
+    def _progress(self, place: Place | None) -> tqdm[Any]:
+        total_steps = self.settings.epochs * self.num_batches
+        return progress(total_steps, self.what, "step", done=0 if place is None else place.step)
+
+    def _epoch(self, place: Place, interrupts: Interrupts, bar: tqdm[Any]) -> None:
+        saved_s = time.monotonic()
+        self.model.train()
+        for batch in draw(self.batches, self.settings.seed, place):
+            place.loss_sum += self._step(batch, place)
+            place.step, place.batch = place.step + 1, place.batch + 1
+            bar.update(1)
+            due = time.monotonic() - saved_s >= self.settings.checkpoint_seconds
+            if due or interrupts.pending is not None:
+                saved_s = self._save(place, saved_s)
+            interrupts.deliver()
+        place.losses.append(place.loss_sum / max(place.batch, 1))
+        place.epoch, place.batch, place.loss_sum = place.epoch + 1, 0, 0.0
+        bar.set_postfix_str(f"loss {place.losses[-1]:.3f}")
+        self.look(place)
+        self._save(place, saved_s)
+        interrupts.deliver()
+
+    def _save(self, place: Place, since_s: float) -> float:
+        now_s = time.monotonic()
+        place.seconds += now_s - since_s
+        if self.checkpoints is not None:
+            self.checkpoints.save(self.model, self.optimizer, place)
+        return now_s
+
+    def _step(self, batch: Batch, place: Place) -> float:
+        settings = self.settings
+        check_batch(batch, self.size)
+        images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+        warmup_steps = round(settings.warmup_epochs * self.num_batches)
+        lr = settings.lr * lr_factor(place.step, settings.epochs * self.num_batches, warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        rng = np.random.default_rng(derive_seed(settings.seed, "choices", place.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = self.update((images, labels), rng)
+        if not math.isfinite(loss):
+            way_out = CURE if self.checkpoints is None else self.checkpoints.way_out
+            raise SubnetSearchError(
+                f"the loss is {loss} at step {place.step + 1}, epoch {place.epoch + 1}, lr {lr:.3g}; {way_out}"
+            )
+        self.optimizer.step()
+        return loss
+
+
+def draw(batches: Iterable[Batch], seed: int, place: Place) -> Iterator[Batch]:
+    """Yields what is left of the epoch; each batch and the step with it are seeded by the step's number."""
+    resume_at = place.step
+    start_epoch(batches, seed, place.epoch)
+    left = iter(batches)
+    for step in itertools.count(place.step - place.batch):
+        seed_everything(seed, "step", step)
+        try:
+            batch = next(left)
+        except StopIteration:
+            return
+        if step >= resume_at:
+            yield batch
+
+
+def fit_identity(stage: str, settings: FitSettings) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued: all but the device and how often it is written."""
+    return {"stage": stage, **settings.model_dump(exclude={"device", "checkpoint_seconds"})}
+
+
+def describe_step(step: Step) -> str:
+    """The step's name with its options, the same in every process."""
+    name = getattr(step, "__qualname__", type(step).__name__)
+    return repr(step) if dataclasses.is_dataclass(step) else name
+
+
+def _length(batches: Iterable[Batch]) -> int:
+    try:
+        length = len(batches)  # type: ignore[arg-type]
+    except TypeError:  # no __len__, or a DataLoader of a stream
+        length = 0
+    if not length:
+        raise InvalidInput(
+            "the training split must know how many batches it has, at least one, "
+            f"got {type(batches).__name__} that tells of none; give it data and a __len__"
+        )
+    return length

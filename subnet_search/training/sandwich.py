@@ -1,0 +1,67 @@
+"""The sandwich rule: every step trains the largest, the smallest and a few random sub-nets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search_spaces import InvalidInput
+from subnet_search.data import Batch
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.training.losses import cross_entropy, soft_cross_entropy
+
+
+@dataclass(frozen=True)
+class SandwichStep:
+    """The sandwich rule with in-place distillation: n = num_random + 2 nets, one summed gradient.
+
+    The largest net learns from the labels; the smallest and `num_random` random ones learn from its soft
+    answers (`distill`), from those of a fixed `teacher` (a module that gives logits, on the device of
+    training), or from the labels. Gradients are summed and not averaged, as in the authors' code, so the
+    learning rate goes with n.
+
+    Source:
+        Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019, arXiv:1903.05134.
+        Unlike the paper, every width and depth is drawn on its own, not one multiplier for all layers.
+    """
+
+    num_random: int = 2
+    distill: bool = True
+    teacher: nn.Module | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.num_random < 0:
+            raise InvalidInput(f"num_random must be 0 or more, got {self.num_random}")
+        if self.teacher is not None and not self.distill:
+            raise InvalidInput("a teacher needs distill=True, got distill=False; leave the teacher out")
+
+    def __call__(self, supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
+        """Leaves the gradients summed over the nets; returns the sum of their losses."""
+        images, labels = batch  # [B, ...], [B]
+        space = supernet.space
+        supernet.activate(space.largest())
+        logits = supernet(images)  # [B, num_classes]
+        loss = cross_entropy(logits, labels)
+        loss.backward()
+        total = loss.detach()
+        soft = self._soft_targets(images, logits) if self.distill else None
+        try:
+            for config in (space.smallest(), *space.sample(rng, self.num_random)):
+                supernet.activate(config)
+                answers = supernet(images)
+                loss = cross_entropy(answers, labels) if soft is None else soft_cross_entropy(answers, soft)
+                loss.backward()
+                total = total + loss.detach()
+        finally:
+            supernet.activate(space.largest())
+        return total.item()
+
+    def _soft_targets(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Probabilities `[B, num_classes]` of the fixed teacher, else of the largest net."""
+        with torch.no_grad():
+            if self.teacher is not None:
+                logits = self.teacher(images)
+            return logits.detach().float().softmax(dim=1)

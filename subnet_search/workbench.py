@@ -1,0 +1,164 @@
+"""What the stages of one run work with: data, network and supernet, each made when it is first needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, check_limits
+from search_spaces.costs import COST_NAMES
+from search_spaces.files import config_from_json, costs_from_json, space_from_json
+from subnet_search.batches import first_images
+from subnet_search.data import Batch, Splits, load_splits
+from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
+from subnet_search.elastic.statistics import load_statistics, save_statistics
+from subnet_search.measure import SupernetEvaluator, make_evaluator
+from subnet_search.models import load_model, load_weights
+from subnet_search.recipe import Recipe
+from subnet_search.record import Run
+
+Say = Callable[[str], None]
+
+
+class Workbench:
+    """One run's recipe, and lazily what follows from it and from the files that are there already."""
+
+    def __init__(self, run: Run, recipe: Recipe, say: Say) -> None:
+        self.run, self.recipe, self.say = run, recipe, say
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data."""
+        return load_splits(self.recipe.data)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """One image `[1, ...]` of the training data."""
+        return self.calibration(1)[0][0]
+
+    def new_model(self) -> nn.Module:
+        """The network with its own weights: those of the run once it has them, else those of the recipe."""
+        settings = self.recipe.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.train.seed)  # random weights, where no others are named
+            weights = None if self.run.has("teacher.safetensors") else settings.weights
+            model = load_model(settings.name, weights, dict(settings.options))
+        if self.run.has("teacher.safetensors"):
+            load_weights(model, self.run.verify("teacher.safetensors"))
+        return model
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The space of the converted network."""
+        return space_from_json(self.run.read_json("space.json"))
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """What its sub-nets cost."""
+        return costs_from_json(self.run.read_json("costs.json"))
+
+    def calibration(self, count: int) -> list[Batch]:
+        """Batches of the first `count` training images without augmentation."""
+        splits = self.splits
+        source = splits.train if splits.calibration is None else splits.calibration
+        return first_images(source, count, self.recipe.rank.seed)
+
+    def new_supernet(self) -> Supernet:
+        """The converted network, untrained."""
+        supernet = make_elastic(self.new_model(), self.example, self.recipe.elastic)
+        if self.run.has("space.json") and self.space != supernet.space:
+            raise InvalidInput(
+                f"run {self.run.folder} was made with another space than the recipe's model gives now; "
+                "did its code or its settings change? Begin a new run with --name"
+            )
+        return supernet
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet, its channels in ranked order."""
+        supernet = self.trained_supernet()
+        ranking = self.run.read_json("ranking.json")
+        if ranking["weights"] != self.weights_checksum():
+            raise InvalidInput(
+                f"ranking.json of run {self.run.folder} belongs to other supernet weights; "
+                "delete ranking.json, front.json and subnets/ and resume"
+            )
+        supernet.reorder({name: torch.tensor(order) for name, order in ranking["order"].items()})
+        return supernet.eval()
+
+    def trained_supernet(self) -> Supernet:
+        """The trained supernet, its channels in the original order."""
+        supernet = self.new_supernet()
+        load_weights(supernet.model, self.run.verify("supernet.safetensors"))
+        return supernet
+
+    def weights_checksum(self) -> str:
+        """SHA-256 of the trained supernet's file."""
+        return hashlib.sha256(self.run.read("supernet.safetensors")).hexdigest()
+
+    @cached_property
+    def evaluator(self) -> SupernetEvaluator:
+        """Measures sub-nets of the ranked supernet on search-validation."""
+        settings = self.recipe
+        return make_evaluator(self.supernet, self.splits, settings.search.objectives, settings.evaluate)
+
+    def limits(self, asked: Mapping[str, float | str]) -> dict[str, float]:
+        """Limits as numbers; a percentage is a share of the largest net's value.
+
+        Raises:
+            InvalidInput: a percentage of something that is not a cost, or limits that no sub-net meets.
+        """
+        space, costs = self.space, self.costs
+        largest = costs.evaluate(space.encode([space.largest()]), COST_NAMES)
+        known = dict.fromkeys((*COST_NAMES, *self.recipe.search.objectives))
+        numbers: dict[str, float] = {}
+        for name, bound in asked.items():
+            if name not in known:
+                raise InvalidInput(f"a limit must be on one of {', '.join(known)}, got {name!r}")
+            if isinstance(bound, str) and name not in COST_NAMES:
+                raise InvalidInput(
+                    f"a percentage must be of a cost ({', '.join(COST_NAMES)}), got {name} = {bound!r}"
+                )
+            numbers[name] = (
+                float(bound.rstrip("% ")) / 100 * largest[name][0] if isinstance(bound, str) else bound
+            )
+        check_limits(space, costs, {name: bound for name, bound in numbers.items() if name in COST_NAMES})
+        return numbers
+
+    def chosen(self) -> list[SubnetConfig]:
+        """The configs that were chosen for fine-tuning, by key."""
+        folders = sorted(self.run.folder.glob("subnets/*/config.json"))
+        return [
+            config_from_json(self.run.read_json(f"subnets/{file.parent.name}/config.json"))
+            for file in folders
+        ]
+
+    def statistics(self, config: SubnetConfig) -> Statistics:
+        """The batch-norm statistics of a chosen sub-net, kept in the run."""
+        name = f"statistics/{config.key}.safetensors"
+        if not self.run.has(name):
+            statistics = self.evaluator.statistics_of(config)
+            with self.run.writing(name) as path:
+                save_statistics(statistics, path)
+        return load_statistics(self.run.verify(name))
+
+    def extracted(self, config: SubnetConfig) -> nn.Module:
+        """The sub-net by itself, as the supernet has it."""
+        return extract(self.supernet, config, self.example, self.statistics(config))
+
+    def tuned(self, config: SubnetConfig) -> nn.Module:
+        """The sub-net by itself, fine-tuned."""
+        net = self.extracted(config)
+        load_weights(net, self.run.verify(f"subnets/{config.key}/net.safetensors"))
+        return net
+
+
+def save_weights(run: Run, name: str, net: nn.Module) -> None:
+    """Writes the weights of `net` into the run, whole or not at all."""
+    tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in net.state_dict().items()}
+    run.write(name, safetensors.torch.save(tensors))

@@ -1,0 +1,214 @@
+"""Which freedoms conversion finds, and what it says about the rest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces import InvalidInput
+from subnet_search import small_models
+from subnet_search.elastic.convert import EmptySpaceError, make_elastic, width_choices
+from subnet_search.elastic.graph import UntraceableModelError
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.settings import ElasticSettings
+from tests.toys import Branching, Gate, make_toy
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def convert(name: str, **settings: object) -> Supernet:
+    return make_elastic(make_toy(name), X, ElasticSettings(**{"step": 4, **settings}))
+
+
+def reason(supernet: Supernet, path: str) -> str:
+    return next(entry["reason"] for entry in supernet.coverage["fixed"] if entry["path"] == path)
+
+
+def test_residual_streams_are_one_group_and_inner_channels_another() -> None:
+    supernet = convert("residual")
+    assert supernet.groups["stem.0"].writers == ("stem.0", "blocks.0.conv2", "blocks.1.conv2")
+    assert supernet.groups["blocks.0.conv1"].writers == ("blocks.0.conv1",)
+    assert "head" in supernet.groups["stem.0"].readers
+
+
+def test_only_blocks_are_skippable_not_their_container() -> None:
+    assert convert("residual").blocks == ("blocks.0", "blocks.1")
+
+
+def test_a_block_inside_a_skipped_block_means_nothing() -> None:
+    supernet = convert("nested")
+    assert supernet.blocks == ("outer", "outer.inner")
+    config = supernet.space.canonical({**supernet.space.smallest(), "outer": 0, "outer.inner": 0})
+    assert config["outer.inner"] == 1
+    assert config["outer.inner.conv1"] == 24
+
+
+def test_small_image_resnets_have_elastic_streams_across_padded_shortcuts() -> None:
+    supernet = make_elastic(small_models.resnet20(), torch.zeros(1, 3, 32, 32), ElasticSettings(step=4))
+    streams = [supernet.groups[name] for name in ("conv1", "layer2.0.conv2", "layer3.0.conv2")]
+    assert [group.size for group in streams] == [16, 32, 64]
+    assert streams[1].writers[1] == "layer2.0.shortcut"
+    assert [entry["path"] for entry in supernet.coverage["fixed"]] == ["linear"]
+    assert len(supernet.blocks) == 7
+
+
+def test_grouped_convolution_drops_whole_groups() -> None:
+    group = convert("inverted").groups["project.0"]
+    assert (group.units, group.unit_channels, group.choices) == (4, 4, (4, 8, 12, 16))
+    assert set(group.writers) == {"project.0", "grouped.0"}
+
+
+def test_a_unit_counts_channels_of_the_first_writer() -> None:
+    supernet = convert("multiplied")
+    group = supernet.groups["first.0"]
+    assert (group.units, group.unit_channels, group.size) == (12, 1, 12)
+    assert set(group.writers) == {"first.0", "twice"}
+
+
+def test_a_concatenated_branch_keeps_its_own_width() -> None:
+    supernet = convert("concatenated")
+    assert {"left.0", "right.0", "extra.0", "join.0"} == set(supernet.groups)
+    assert "join.0" in supernet.groups["right.0"].readers
+
+
+def test_modules_that_share_a_parameter_stay_whole() -> None:
+    supernet = convert("tied weights")
+    assert set(supernet.groups) == {"mid.0"}
+    assert "shares a parameter with" in reason(supernet, "first")
+
+
+def test_a_module_that_branches_on_values_stays_whole_and_is_listed() -> None:
+    supernet = convert("partly opaque")
+    assert set(supernet.groups) == {"stem.0", "last.0"}
+    assert "cannot be traced" in reason(supernet, "moody")
+    assert "moody (Branching)" in reason(supernet, "mid.0")
+
+
+def test_a_hard_coded_size_freezes_what_flows_into_it() -> None:
+    supernet = convert("hard-coded")
+    assert set(supernet.groups) == {"stem.0"}
+    assert "hard-coded size" in reason(supernet, "last.0")
+
+
+def test_a_forward_that_refuses_fewer_channels_is_found_by_trying() -> None:
+    supernet = convert("checked")
+    assert set(supernet.groups) == {"stem.0"}
+    assert "wants 16 channels" in reason(supernet, "mid.0")
+
+
+def test_a_layer_that_no_rule_knows_is_listed_with_its_kind() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1))
+    supernet = make_elastic(model.eval(), X)
+    assert set(supernet.groups) == {"2"}
+    assert reason(supernet, "0") == "no rule for 1 (GroupNorm)"
+    assert reason(supernet, "1") == "no rule for GroupNorm"
+
+
+def test_an_empty_space_is_an_error_that_names_the_reasons() -> None:
+    with pytest.raises(EmptySpaceError, match=r"nothing in Sequential .* the network's output"):
+        make_elastic(nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU()), X)
+
+
+def test_a_root_that_cannot_be_traced_is_refused_with_a_way_out() -> None:
+    with pytest.raises(
+        UntraceableModelError, match=r"Branching.forward cannot be traced: .*module of its own"
+    ):
+        make_elastic(Branching(), X)
+
+
+def test_an_example_of_wrong_size_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"does not run on the example of shape \[\(1, 4, 8, 8\)\]"):
+        make_elastic(make_toy("residual"), torch.zeros(1, 4, 8, 8))
+
+
+def test_a_random_model_is_refused() -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.dropout(self.a(x), 0.5, training=True))
+
+    with pytest.raises(InvalidInput, match="must be deterministic"):
+        make_elastic(Random(), X)
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_examples_may_be_tuples_and_dicts(form: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 16, 1), nn.Linear(16, 2)
+
+        def forward(self, left: Tensor, right: Tensor | None = None, scale: float = 2.0) -> Tensor:
+            return self.head((self.a(left) + self.b(right) * scale).mean([2, 3]))
+
+    example = (X, X) if form == "tuple" else {"right": X, "left": X}
+    supernet = make_elastic(Two(), example)
+    assert set(supernet.groups) == {"a"}
+    with supernet.subnet(supernet.space.smallest()):
+        assert supernet(X, X).shape == (2, 2)
+
+
+def test_excluded_layers_and_blocks_keep_their_full_width() -> None:
+    supernet = convert("residual", exclude=("blocks.0",))
+    assert set(supernet.groups) == {"blocks.1.conv1"}
+    assert supernet.blocks == ("blocks.1",)
+    assert reason(supernet, "blocks.0.conv1") == "excluded by the settings"
+
+
+def test_only_included_layers_are_elastic() -> None:
+    assert set(convert("residual", include=("blocks.*.conv1",), depth=False).groups) == {
+        "blocks.0.conv1",
+        "blocks.1.conv1",
+    }
+
+
+def test_tied_groups_share_one_knob_and_act_while_either_acts() -> None:
+    supernet = convert("residual", tie=(("blocks.*.conv1",),))
+    assert [k.name for k in supernet.space.knobs if k.kind == "width"] == ["stem.0", "blocks.0.conv1"]
+    config = supernet.space.canonical({**supernet.space.smallest(), "blocks.0.conv1": 4, "blocks.1": 1})
+    assert config["blocks.0.conv1"] == 4
+    with supernet.subnet(config):
+        assert supernet(X).shape == (2, 5)
+
+
+def test_groups_of_different_width_cannot_be_tied() -> None:
+    with pytest.raises(InvalidInput, match="tied groups must offer the same widths"):
+        convert("residual", tie=(("stem.0", "blocks.0.conv1"),))
+
+
+def test_width_or_depth_alone() -> None:
+    assert {k.kind for k in convert("residual", width=False).space.knobs} == {"depth"}
+    assert {k.kind for k in convert("residual", depth=False).space.knobs} == {"width"}
+
+
+@pytest.mark.parametrize(
+    ("units", "per_unit", "settings", "expected"),
+    [
+        (64, 1, {}, (8, 16, 24, 32, 40, 48, 56, 64)),
+        (20, 1, {}, (8, 16, 20)),
+        (8, 1, {}, (8,)),
+        (64, 1, {"min_share": 0.5}, (32, 40, 48, 56, 64)),
+        (32, 4, {}, tuple(range(16, 129, 8))),
+        (4, 16, {"step": 8}, (16, 32, 48, 64)),
+        (64, 1, {"groups_per_layer": 4}, (16, 32, 48, 64)),
+        (64, 1, {"groups_per_layer": 4, "min_share": 0.5}, (32, 48, 64)),
+        (2, 1, {"groups_per_layer": 4}, (1, 2)),
+        (64, 1, {"width": False}, (64,)),
+    ],
+)
+def test_width_choices(
+    units: int, per_unit: int, settings: dict[str, object], expected: tuple[int, ...]
+) -> None:
+    assert width_choices(units, per_unit, ElasticSettings(**settings)) == expected
+
+
+def test_knobs_of_a_squeeze_and_excite_branch() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), Gate(32), nn.Conv2d(32, 4, 1))
+    supernet = make_elastic(net, X, ElasticSettings(step=2))
+    assert supernet.groups["0"].writers == ("0", "1.up")
+    assert supernet.groups["1.down"].choices == (2, 4, 6, 8)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from search_spaces import InvalidInput, SubnetConfig
+from subnet_search.record import Evaluation, Objective, check_objectives
+
+CONFIG = SubnetConfig({"stem": 8})
+
+
+def test_a_goal_is_min_or_max() -> None:
+    with pytest.raises(InvalidInput, match=r"'macs' must be \"min\" or \"max\", got 'low'"):
+        Objective("macs", "low")  # type: ignore[arg-type]
+
+
+def test_smaller_losses_are_better_whatever_the_goal() -> None:
+    assert Objective("macs", "min").loss(3) < Objective("macs", "min").loss(4)
+    assert Objective("top1_percent", "max").loss(4) < Objective("top1_percent", "max").loss(3)
+
+
+def test_a_bound_is_the_worst_allowed_value() -> None:
+    assert Objective("latency_ms", "min").meets(5, bound=5)
+    assert not Objective("latency_ms", "min").meets(5.1, bound=5)
+    assert not Objective("top1_percent", "max").meets(89.9, bound=90)
+
+
+@pytest.mark.parametrize("values", [(), (float("nan"),), (1.0, float("inf"))])
+def test_an_evaluation_without_finite_values_is_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidInput, match='needs finite values.*status="failed"'):
+        Evaluation(CONFIG, values)
+
+
+def test_a_failed_evaluation_needs_no_values() -> None:
+    assert not Evaluation(CONFIG, (), "failed", "out of memory").ok
+
+
+def test_values_become_plain_floats_and_evaluations_can_be_in_sets() -> None:
+    evaluation = Evaluation(CONFIG, np.array([1, 2]))  # type: ignore[arg-type]
+    assert evaluation.values == (1.0, 2.0)
+    assert type(evaluation.values[0]) is float
+    assert len({evaluation, Evaluation(CONFIG, (1.0, 2.0))}) == 1
+
+
+def test_spread_has_one_number_for_each_value() -> None:
+    with pytest.raises(InvalidInput, match="one number >= 0 for each value"):
+        Evaluation(CONFIG, (1.0, 2.0), spread=(0.1,))
+
+
+def test_objectives_in_a_set_have_no_order_and_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="need an order"):
+        check_objectives({Objective("macs", "min"), Objective("top1_percent", "max")})
+
+
+@pytest.mark.parametrize("objectives", [(), (Objective("macs", "min"), Objective("macs", "max"))])
+def test_objectives_are_at_least_one_and_each_name_once(objectives: tuple[Objective, ...]) -> None:
+    with pytest.raises(InvalidInput, match="each name once"):
+        check_objectives(objectives)

@@ -1,0 +1,210 @@
+"""A run folder as a finished run leaves it, made up in milliseconds: a ResNet-20 whose accuracy is a formula."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search_spaces import CostTable, Knob, SearchSpace, SubnetConfig
+from search_spaces.files import config_to_json, costs_to_json, space_to_json
+from subnet_search.record.run import Run, create_run
+
+SETTINGS = """\
+name = "synthetic"
+seed = 7
+
+[model]
+name = "subnet_search.models:resnet20"
+weights = "resnet20.safetensors"
+
+[data]
+source = "digits"
+seed = 7
+
+[train]
+epochs = 30
+seed = 7
+
+[rank]
+ranker = "taylor"
+seed = 7
+
+[search]
+searcher = "nsga2"
+objectives = ["top1_percent", "macs", "params"]
+evaluations = 60
+seed = 7
+
+[search.limits]
+macs = "80%"
+
+[finetune]
+epochs = 10
+seed = 7
+"""
+OBJECTIVES = [
+    {"name": "top1_percent", "goal": "max"},
+    {"name": "macs", "goal": "min"},
+    {"name": "params", "goal": "min"},
+]
+STREAMS = {"conv1": 16, "layer2.0.conv2": 32, "layer3.0.conv2": 64}
+
+
+def resnet20() -> tuple[SearchSpace, CostTable, dict[str, Any]]:
+    """Space, costs and coverage of a ResNet-20: three streams, nine inner widths, seven skippable blocks."""
+    convolutions = [
+        ("conv1", "", "conv1", 32, "")
+    ]  # path, group read, group written, pixels, skippable block
+    writers, sizes, blocks = {name: [name] for name in STREAMS}, dict(STREAMS), []
+    streams = list(STREAMS)
+    for stage, side in enumerate((32, 16, 8)):
+        for block in range(3):
+            path = f"layer{stage + 1}.{block}"
+            source, target = streams[max(stage - 1, 0) if block == 0 else stage], streams[stage]
+            skippable = path if stage == 0 or block else ""
+            if skippable:
+                blocks.append(path)
+            sizes[f"{path}.conv1"] = STREAMS[target]
+            writers[f"{path}.conv1"] = [f"{path}.conv1"]
+            if f"{path}.conv2" not in writers[target]:
+                writers[target].append(f"{path}.conv2")
+            convolutions += [
+                (f"{path}.conv1", source, f"{path}.conv1", side, skippable),
+                (f"{path}.conv2", f"{path}.conv1", target, side, skippable),
+            ]
+    order = ["conv1", *(name for name in sizes if name != "conv1")]
+    order.sort(key=[path for path, *_ in convolutions].index)
+    knobs = [Knob(n, tuple(range(sizes[n] // 8, sizes[n] + 1, sizes[n] // 8)), "width") for n in order]
+    knobs += [Knob(block, (0, 1), "depth") for block in blocks]
+    inner = {f"{block}.conv1": ((block,),) for block in blocks}
+    terms: tuple[Counter[tuple[str, ...]], ...] = (Counter(), Counter())
+    for _, source, target, side, block in convolutions:
+        monomial = tuple(sorted(filter(None, (source, target, block))))
+        for counter, pixels in zip(terms, (side * side, 1), strict=True):
+            counter[monomial] += 9 * pixels * (1 if source else 3)
+    terms[1][("layer3.0.conv2",)] += 10
+    space = SearchSpace(tuple(knobs), inner)
+    weight_bytes = {monomial: 4 * count for monomial, count in terms[1].items()}
+    table = CostTable(space.names, (1,) * len(knobs), terms[0], terms[1], weight_bytes, ({("conv1",): 8192},))
+    ends = space.encode([space.smallest(), space.largest()])
+    macs, params = table.macs(ends).tolist(), table.params(ends).tolist()
+    coverage = {
+        "groups": [
+            {"knob": n, "size": sizes[n], "units": sizes[n], "step": sizes[n] // 8, "writers": writers[n]}
+            | {"readers": [path for path, source, *_ in convolutions if source == n]}
+            for n in order
+        ],
+        "blocks": [{"knob": block, "path": block} for block in blocks],
+        "fixed": [{"path": "linear", "reason": "it writes the model's output"}],
+        "reachable_macs_share": 1.0,
+        "smallest": {"macs": macs[0], "params": params[0]},
+        "largest": {"macs": macs[1], "params": params[1]},
+    }
+    return space, table, coverage
+
+
+def accuracy(space: SearchSpace, config: SubnetConfig) -> float:
+    """A made-up top-1 percentage: it saturates in every width, and early layers matter most."""
+    kept = {knob.name: config[knob.name] / knob.largest for knob in space.knobs}
+    loss = sum(
+        0.9 * (1 - kept[knob.name]) ** 2.2 * (2.4 if knob.name in STREAMS else 1) for knob in space.knobs
+    )
+    return round(float(92.1 - 1.9 * loss - 1.1 * loss**1.25 + 0.1 * np.sin(sum(config.values()))), 2)
+
+
+def write_run(folder: Path, evaluations: int = 60, chosen: int = 3, tuned: bool = True) -> Path:
+    """Writes a run folder; with `evaluations=0` it stops before the search, with `chosen=0` after it."""
+    space, table, coverage = resnet20()
+    with create_run(folder, SETTINGS) as run:
+        run.event("begin", stage="prepare")
+        run.write_json("space.json", space_to_json(space))
+        run.write_json("costs.json", costs_to_json(table))
+        run.write_json("coverage.json", coverage)
+        run.write_json("device.json", {"cpu": "A processor", "cores": 2, "versions": {"torch": "2.15.0"}})
+        images = {"train": 1021, "search_val": 359, "test": 360, "gate": 57}
+        run.write_json("splits.json", {"source": "digits", "seed": 7, "images": images})
+        if not evaluations:
+            return folder
+        run.write_json("ranking.json", {"ranker": "taylor", "weights": "0" * 64, "order": {}})
+        seen = _search(run, space, table, evaluations)
+        front = _write_front(run, seen)
+        picks = [front[round(i)] for i in np.linspace(0.15, 0.7, chosen) * (len(front) - 1)]
+        for config, values in picks:
+            _write_subnet(run, config, values, tuned)
+        if picks and tuned:
+            run.write_json("metrics.json", {"test": {"top1_percent": 91.83}})
+        run.event("end", stage="export", seconds=1.5)
+    return folder
+
+
+Seen = list[tuple[SubnetConfig, dict[str, float]]]
+
+
+def _search(run: Run, space: SearchSpace, table: CostTable, evaluations: int) -> Seen:
+    rng = np.random.default_rng(7)
+    plan = [("uniform", space.uniform(share)) for share in (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)]
+    plan += [("random", config) for config in space.sample(rng, evaluations // 5)]
+    seen: Seen = []
+    found: Seen = []
+    for n in range(evaluations):
+        if n < len(plan):
+            searcher, config = plan[n]
+        else:
+            searcher, config = "nsga2", space.sample(rng)
+            if n > len(plan) + 8:
+                parents = [found[i][0] for i in rng.choice(len(found), 2)]
+                config = space.mutate(space.cross(parents[0], parents[1], rng), rng)
+        x = space.encode([config])
+        values = {"top1_percent": accuracy(space, config)}
+        values |= {"macs": int(table.macs(x)[0]), "params": int(table.params(x)[0])}
+        record(run, n, config, searcher, values)
+        seen.append((config, values))
+        if searcher == "nsga2":
+            found = _non_dominated([*found, (config, values)]) if n > len(plan) + 8 else [*found, seen[-1]]
+    return seen
+
+
+def record(run: Run, n: int, config: SubnetConfig, searcher: str, values: dict[str, float] | None) -> None:
+    """One evaluation's lines in the journal; without values it failed."""
+    run.journal.ask(n, config, "c0ffee", searcher)
+    if values:
+        run.journal.result(n, values, seconds=0.5)
+    else:
+        run.journal.failed(n, "out of memory", seconds=0.5)
+
+
+def _write_front(run: Run, seen: Seen) -> Seen:
+    front = sorted(_non_dominated(seen), key=lambda pair: pair[1]["macs"])
+    reference = {"top1_percent": 0.0} | {n: max(v[n] for _, v in seen) for n in ("macs", "params")}
+    members = [{"key": config.key, "config": dict(config), "values": values} for config, values in front]
+    run.write_json(
+        "front.json",
+        {"objectives": OBJECTIVES, "members": members, "reference": reference, "hypervolume": 1.0},
+    )
+    return front
+
+
+def _non_dominated(seen: Seen) -> Seen:
+    losses = np.array([(-v["top1_percent"], v["macs"], v["params"]) for _, v in seen])
+    worse = [((losses <= row).all(1) & (losses < row).any(1)).any() for row in losses]
+    return [pair for pair, beaten in zip(seen, worse, strict=True) if not beaten]
+
+
+def _write_subnet(run: Run, config: SubnetConfig, values: dict[str, float], tuned: bool) -> None:
+    place = f"subnets/{config.key}"
+    run.write_json(f"{place}/config.json", config_to_json(config))
+    if not tuned:
+        return
+    run.write(f"{place}/net.safetensors", b"0" * 4 * int(values["params"]))
+    run.write(f"{place}/net.pt2", b"0" * 5 * int(values["params"]))
+    before = values["top1_percent"]
+    after = round(before + 0.45 * (92.4 - before), 2)
+    metrics = {"before": {"top1_percent": before}, "after": {"top1_percent": after}, "split": "search_val"}
+    metrics |= {"seeds": [7], "seconds": 12.5, "test": {"top1_percent": round(after - 0.31, 2)}}
+    run.write_json(f"{place}/metrics.json", metrics)
+    proof = {"form": "own classes", "max_abs_difference": 1.9e-6, "reload_equal": True, "passed": True}
+    proof |= {name: values[name] for name in ("macs", "params")}
+    run.write_json(f"{place}/proof.json", proof)

@@ -1,0 +1,160 @@
+"""Who may import whom; what may import torch; what the distribution holds."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["search_spaces", "predictors", "subnet_search", "reports"]  # each imports only earlier ones
+ROOMS = [  # of subnet_search: each imports itself and earlier rows
+    {"settings", "record", "progress"},
+    {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models"},
+    {"ranking", "training", "measure"},
+    {"finetuning", "exporting"},
+    {"choosing", "workbench", "stages", "pipeline"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+ONLY_IN = {"matplotlib": {"reports/figures.py"}, "onnxruntime": {"subnet_search/exporting.py"}}
+TORCH_FREE = [
+    "search_spaces",
+    "subnet_search.record",
+    "subnet_search.searchers",
+    "reports",
+    "subnet_search.cli",
+]
+
+
+def files_of(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports_of(path: Path, *, lazy: bool = True) -> Iterator[str]:
+    """Dotted names that a file imports, relative ones resolved; `lazy` counts those inside functions."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def room_of(name: str) -> str:
+    return name.split(".")[1] if name.startswith("subnet_search.") else ""
+
+
+def rank_of(room: str) -> int:
+    return next(row for row, rooms in enumerate(ROOMS) if room in rooms)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_packages_import_only_earlier_ones(layer: str) -> None:
+    later = set(LAYERS[LAYERS.index(layer) + 1 :])
+    wrong = {
+        (str(path), name)
+        for path in files_of(layer)
+        if path.name != "cli.py"
+        for name in imports_of(path)
+        if name.split(".")[0] in later
+    }
+    assert wrong == set()
+
+
+def test_rooms_of_the_engine_import_only_earlier_ones() -> None:
+    wrong = set()
+    for path in files_of("subnet_search"):
+        room = path.relative_to(ROOT / "subnet_search").parts[0].removesuffix(".py")
+        for name in imports_of(path):
+            other = room_of(name)
+            if other and other != "__version__" and rank_of(other) > rank_of(room):
+                wrong.add((str(path), name))
+    assert wrong == set()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts): p for layer in LAYERS for p in files_of(layer)
+    }
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found = {n if n in modules else n.rpartition(".")[0] for n in imports_of(path, lazy=False)}
+        graph[name] = {other for other in found & modules.keys() if other != name}
+    done: set[str] = set()
+    while ready := {name for name in graph.keys() - done if graph[name] <= done}:
+        done |= ready
+    assert graph.keys() - done == set()
+
+
+def test_heavy_packages_are_imported_in_one_file_and_lazily() -> None:
+    for package, allowed in ONLY_IN.items():
+        for path in (path for layer in LAYERS for path in files_of(layer)):
+            place = str(path.relative_to(ROOT))
+            if any(name.split(".")[0] == package for name in imports_of(path)):
+                assert place in allowed
+            assert not any(name.split(".")[0] == package for name in imports_of(path, lazy=False)), place
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_reading_and_searching_never_import_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_public_names_are_the_same_for_python_and_for_type_checkers() -> None:
+    import subnet_search
+
+    stub = ast.parse((ROOT / "subnet_search/__init__.pyi").read_text("utf-8"))
+    homes = {
+        alias.asname: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert homes == subnet_search._HOME_OF
+    assert sorted(homes) == sorted(set(subnet_search.__all__) - {"__version__"})
+    for name in homes:
+        assert getattr(subnet_search, name) is not None
+
+
+def test_no_public_function_shares_the_name_of_a_module() -> None:
+    import subnet_search
+
+    modules = {path.stem for path in (ROOT / "subnet_search").iterdir()}
+    assert modules & set(subnet_search.__all__) == set()
+
+
+def test_the_distribution_holds_exactly_the_four_packages() -> None:
+    from setuptools import find_packages
+
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"][
+        "find"
+    ]
+    found = {name.split(".")[0] for name in find_packages(str(ROOT), include=rules["include"])}
+    assert found <= set(LAYERS)
+    for layer in (layer for layer in LAYERS if (ROOT / layer).is_dir()):
+        importlib.import_module(layer)
+        assert layer in found
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    folders = {path.parent for layer in LAYERS for path in files_of(layer)}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_no_module_reads_pickles() -> None:
+    for path in (path for layer in LAYERS for path in files_of(layer)):
+        text = path.read_text("utf-8")
+        assert "pickle" not in {name.split(".")[0] for name in imports_of(path)}, path
+        assert "torch.load(" not in text, path

@@ -1,0 +1,274 @@
+"""The whole road, small: what it leaves, that it can be stopped anywhere, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from search_spaces import SubnetConfig, config_from_json, costs_from_json, space_from_json
+from subnet_search import pipeline, stages
+from subnet_search.cli import run_command
+from subnet_search.data import digits
+from subnet_search.recipe import parse_recipe
+from subnet_search.record import open_run
+from subnet_search.settings import DataSettings
+from subnet_search.workbench import Workbench
+
+RECIPE = """
+[model]
+name = "subnet_search.small_models:digits_cnn"
+options = { width = 4 }
+epochs = 1
+[elastic]
+step = 2
+[train]
+epochs = 1
+[rank]
+images = 64
+[evaluate]
+calibration_images = 128
+[search]
+evaluations = 14
+limits = { macs = "90%" }
+choose = 2
+[finetune]
+epochs = 1
+"""
+ROAD = ["prepare", "teacher", "train", "rank", "search", "finetune", "test", "export"]
+
+
+def write_recipe(folder: Path, text: str = RECIPE) -> str:
+    path = folder / "small.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("road")
+    assert run_command(["run", write_recipe(folder), "--out", str(folder)]) == 0
+    return folder / "small"
+
+
+def read_json(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def chosen_of(folder: Path) -> list[SubnetConfig]:
+    return [config_from_json(read_json(path, "config.json")) for path in sorted(folder.glob("subnets/*"))]
+
+
+def results_of(folder: Path) -> list[tuple[Any, ...]]:
+    lines = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    return [(line["n"], line["key"], line.get("values")) for line in lines if line["kind"] == "result"]
+
+
+def test_the_run_folder_holds_what_the_design_promises(finished: Path) -> None:
+    files = (
+        "settings.toml space.json costs.json coverage.json device.json splits.json checksums.json teacher.safetensors "
+        "supernet.safetensors checkpoint.safetensors checkpoint.json ranking.json evaluations.jsonl front.json "
+        "events.jsonl report.html"
+    )
+    assert [name for name in files.split() if not (finished / name).is_file()] == []
+    assert list((finished / "figures").glob("*.png"))
+    for config in chosen_of(finished):
+        names = {path.name for path in (finished / "subnets" / config.key).iterdir()}
+        assert names == {"config.json", "net.safetensors", "net.pt2", "proof.json", "metrics.json"}
+        assert (finished / "statistics" / f"{config.key}.safetensors").is_file()
+    assert [event["stage"] for event in open_run(finished, write=False).events() if event["kind"] == "end"] == ROAD
+
+
+def test_every_evaluated_subnet_is_canonical_within_the_limit_and_evaluated_once(finished: Path) -> None:
+    space = space_from_json(read_json(finished, "space.json"))
+    costs = costs_from_json(read_json(finished, "costs.json"))
+    lines = [json.loads(line) for line in (finished / "evaluations.jsonl").read_text().splitlines()]
+    results = [line for line in lines if line["kind"] == "result"]
+    assert len(results) == 14
+    assert len({line["key"] for line in results}) == 14
+    limit = 0.9 * costs.macs(space.encode([space.largest()]))[0]
+    for line in results:
+        config = SubnetConfig(line["config"])
+        assert space.canonical(config) == config
+        assert line["values"]["macs"] == costs.macs(space.encode([config]))[0] <= limit
+    assert {"uniform", "random", "nsga2"} <= {line["searcher"] for line in results}
+
+
+def test_the_front_is_that_of_the_journal_by_brute_force(finished: Path) -> None:
+    front = read_json(finished, "front.json")
+    goals = {objective["name"]: objective["goal"] for objective in front["objectives"]}
+    rows = [values for _, _, values in results_of(finished)]
+
+    def losses(values: dict[str, float]) -> list[float]:
+        return [value if goals[name] == "min" else -value for name, value in sorted(values.items())]
+
+    def beaten(values: dict[str, float]) -> bool:
+        mine = losses(values)
+        return any(o != mine and all(a <= b for a, b in zip(o, mine, strict=True)) for o in map(losses, rows))
+
+    members = {member["key"] for member in front["members"]}
+    assert members == {key for _, key, values in results_of(finished) if not beaten(values)}
+    assert front["hypervolume"] > 0
+    assert {config.key for config in chosen_of(finished)} <= members
+
+
+def test_every_chosen_subnet_is_proved_and_its_file_gives_the_accuracy_on_record(finished: Path) -> None:
+    test = digits(DataSettings()).test
+    for config in chosen_of(finished):
+        folder = finished / "subnets" / config.key
+        assert read_json(folder, "proof.json")["passed"] is True
+        program = torch.export.load(folder / "net.pt2").module()
+        with torch.no_grad():
+            right = torch.cat([program(images).argmax(dim=1) == labels for images, labels in test])
+        metrics = read_json(folder, "metrics.json")
+        assert metrics["test"]["top1_percent"] == pytest.approx(100 * right.double().mean().item())
+        assert metrics["after"]["top1_percent"] >= metrics["before"]["top1_percent"]
+        stored = sum(tensor.numel() for name, tensor in load_file(folder / "net.safetensors").items() if "bn" not in name)
+        assert stored <= read_json(folder, "proof.json")["params"]
+
+
+def test_a_finished_run_with_equal_settings_does_nothing_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(bench: Workbench) -> None:
+        raise AssertionError("a stage that was done ran again")
+
+    monkeypatch.setattr(pipeline, "STAGES", tuple(stages.Stage(s.name, s.done, never) for s in stages.STAGES))
+    recipe = write_recipe(tmp_path)
+    assert run_command(["run", recipe, "--out", str(finished.parent)]) == 0
+    assert run_command(["resume", str(finished)]) == 0
+    assert run_command(["search", str(finished)]) == 0
+
+
+def test_other_settings_on_an_existing_run_are_refused_with_what_differs(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("evaluations = 14", "evaluations = 15"))
+    assert run_command(["run", recipe, "--out", str(finished.parent)]) == 2
+    told = capsys.readouterr().err
+    assert "[search] evaluations: 14 -> 15" in told
+    assert "--name" in told
+    assert "--overwrite" in told
+
+
+def test_overwrite_deletes_a_run_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no run folder"):
+        pipeline.begin(parse_recipe('name = "small"\n' + RECIPE), tmp_path, overwrite=True)
+    assert (tmp_path / "small" / "thesis.txt").read_text() == "mine"
+    pipeline.begin(parse_recipe('name = "other"\n' + RECIPE), tmp_path).close()
+    (tmp_path / "other" / "settings.toml").write_text("corrupt")
+    pipeline.begin(parse_recipe('name = "other"\n' + RECIPE), tmp_path, overwrite=True).close()
+    assert parse_recipe((tmp_path / "other" / "settings.toml").read_text()).search.evaluations == 14
+
+
+def test_a_second_process_on_the_run_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_run(finished):
+        assert run_command(["resume", str(finished)]) == 2
+    assert f"process {os.getpid()} on host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["search.limits]", "[search.choose_under]]"])
+def test_an_infeasible_limit_is_refused_before_training_with_the_nearest_feasible_value(
+    limit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace('limits = { macs = "90%" }', "") + f"[{limit}\nmacs = 10\n")
+    assert run_command(["run", recipe, "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "nearest feasible value" in told
+    assert not (tmp_path / "small" / "supernet.safetensors").exists()
+    mended = write_recipe(tmp_path, RECIPE)
+    pipeline.begin(parse_recipe('name = "small"\n' + Path(mended).read_text()), tmp_path).close()
+
+
+def test_truncated_weights_are_refused_and_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    weights = copy / "supernet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (copy / "ranking.json").unlink()
+    assert run_command(["rank", str(copy)]) == 2
+    told = capsys.readouterr().err
+    assert "supernet.safetensors" in told
+    assert "Traceback" not in told
+
+
+def test_a_ranking_of_other_weights_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    with open_run(copy) as run:
+        run.write_json("ranking.json", {**run.read_json("ranking.json"), "weights": "0" * 64})
+    (copy / "front.json").unlink()
+    assert run_command(["search", str(copy)]) == 2
+    assert "other supernet weights" in capsys.readouterr().err
+
+
+def test_a_run_folder_of_another_space_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    with open_run(copy) as run:
+        space = run.read_json("space.json")
+        space["knobs"][0]["choices"] = space["knobs"][0]["choices"][1:]
+        run.write_json("space.json", space)
+    (copy / "ranking.json").unlink()
+    assert run_command(["rank", str(copy)]) == 2
+    assert "another space" in capsys.readouterr().err
+
+
+def test_any_evaluated_subnet_can_be_rebuilt_by_its_key(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    chosen = {config.key for config in chosen_of(copy)}
+    key = next(key for _, key, _ in results_of(copy) if key not in chosen)
+    assert run_command(["export", str(copy), "--key", key]) == 0
+    assert read_json(copy / "subnets" / key, "proof.json")["passed"] is True
+    assert run_command(["export", str(copy), "--key", "zzz"]) == 2
+
+
+def killed_run(folder: Path, recipe: str, when: Path, number: int) -> int:
+    """Starts the run in a process of its own and sends it a signal as soon as the file `when` is there."""
+    command = [sys.executable, "-m", "subnet_search", "run", recipe, "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline_s = time.monotonic() + 120
+    while process.poll() is None and not when.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert b"Traceback" not in told
+    return process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [
+        ("checkpoint.json", signal.SIGTERM, 143),
+        ("teacher.safetensors", signal.SIGKILL, -9),
+        ("evaluations.jsonl", signal.SIGINT, 130),
+        ("front.json", signal.SIGKILL, -9),
+    ],
+)
+def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
+    name: str, number: int, code: int, finished: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path)
+    assert killed_run(tmp_path, recipe, tmp_path / "small" / name, number) == code
+    assert run_command(["resume", str(tmp_path / "small")]) == 0
+    assert results_of(tmp_path / "small") == results_of(finished)
+    assert read_json(tmp_path / "small", "front.json") == read_json(finished, "front.json")
+    mine = load_file(tmp_path / "small" / "supernet.safetensors")
+    assert all(torch.equal(mine[key], tensor) for key, tensor in load_file(finished / "supernet.safetensors").items())
+    assert chosen_of(tmp_path / "small") == chosen_of(finished)
