@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,19 @@ def resolve_device(name: str) -> torch.device:
 def device_of(net: nn.Module) -> torch.device:
     """Where the weights of `net` live."""
     return next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def on_device(device: torch.device, *nets: nn.Module) -> Iterator[None]:
+    """Moves nets to `device` for a while; each goes back to where it lived."""
+    homes = [(net, device_of(net)) for net in nets]
+    try:
+        for net, _ in homes:
+            net.to(device)
+        yield
+    finally:
+        for net, home in homes:
+            net.to(home)
 
 
 def to_device(
@@ -70,8 +85,8 @@ def check_batch(batch: object, size: torch.Size | None = None) -> None:
 
 def first_problem(error: RuntimeError) -> str:
     """The first of the many lines in which torch says why a state does not fit."""
-    lines = str(error).splitlines()
-    return lines[min(1, len(lines) - 1)].strip().rstrip(".") if lines else "unknown"
+    lines = str(error).splitlines() or ["unknown"]
+    return textwrap.shorten(lines[min(1, len(lines) - 1)], 200, placeholder=" ...").rstrip(".")
 
 
 def first_images(

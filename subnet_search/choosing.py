@@ -22,7 +22,7 @@ def choose_spread(front: ParetoFront, count: int) -> list[Evaluation]:
     """
     members = list(front)
     cost = next((i for i, o in enumerate(front.objectives) if o.goal == "min"), None)
-    if cost is None:
+    if cost is None or not members:
         return members[:count]
     quality = next((i for i, o in enumerate(front.objectives) if o.goal == "max"), cost)
     worth = [front.objectives[quality].loss(member.values[quality]) for member in members]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import signal
 import sys
@@ -235,14 +234,11 @@ def run_command(arguments: list[str]) -> int:
     global debugging
     debugging = "--debug" in arguments
     previous = signal.signal(signal.SIGTERM, _terminate)
-    here = os.getcwd()
-    sys.path.insert(0, here)  # "package.module:factory" of the folder one works in
     try:
         app([argument for argument in arguments if argument != "--debug"], prog_name="subnet-search")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     finally:
-        sys.path.remove(here)
         signal.signal(signal.SIGTERM, previous)
     return 0
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from search_spaces.errors import InvalidInput
+from subnet_search.factories import call_factory
 from subnet_search.settings import DataSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -97,16 +97,9 @@ def load_splits(settings: DataSettings) -> Splits:
     """
     if settings.source == "digits":
         return digits(settings)
-    factory = _factory(settings.source)
-    try:
-        splits = factory(**settings.options)
-    except Exception as error:
-        raise InvalidInput(
-            f"data source {settings.source} failed: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(splits, Splits):
-        raise InvalidInput(f"data source {settings.source} must return Splits, got {type(splits).__name__}")
-    return splits
+    if ":" not in settings.source:
+        raise InvalidInput(f'source must be "digits" or "package.module:factory", got {settings.source!r}')
+    return call_factory(settings.source, settings.options, Splits, "data source")
 
 
 def digits(settings: DataSettings) -> Splits:
@@ -181,19 +174,3 @@ def _sampled(split: Any) -> bool:
     from torch.utils.data import RandomSampler, SequentialSampler
 
     return not isinstance(getattr(split, "sampler", None), RandomSampler | SequentialSampler | None)
-
-
-def _factory(source: str) -> Callable[..., Any]:
-    module, _, name = source.partition(":")
-    if not module or not name:
-        raise InvalidInput(f'data source must be "digits" or "package.module:factory", got {source!r}')
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput(
-            f"data source {source} cannot be imported: {error}. "
-            "Install its package, or start subnet-search in the folder that holds it"
-        ) from None
-    if not callable(factory):
-        raise InvalidInput(f"data source {source} must be callable, got {type(factory).__name__}")
-    return factory  # type: ignore[no-any-return]

@@ -74,8 +74,9 @@ def export(
             except (OSError, SubnetSearchError):
                 raise
             except Exception as error:  # exporters raise nearly anything
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise SubnetSearchError(
-                    f'{type(net).__name__} cannot be written as "{name}": {error}. Leave that format out'
+                    f'{type(net).__name__} cannot be written as "{name}": {reason}. Leave that format out'
                 ) from error
             if not difference <= TOLERANCE * max(1.0, _scale(outputs)):
                 raise SubnetSearchError(

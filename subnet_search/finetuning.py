@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from subnet_search.batches import device_of, resolve_device
+from subnet_search.batches import on_device, resolve_device
 from subnet_search.data import Batch, Splits
 from subnet_search.measure import check_calibrated, top1_percent
 from subnet_search.measure.accuracy import evaluation_mode
@@ -76,7 +75,8 @@ def finetune(
         what="finetune",
         look=lambda place: _keep_best(place, tuned, splits.search_val),
     )
-    with _frozen(teacher, resolve_device(settings.device)):
+    teachers = [] if teacher is None else [teacher]
+    with on_device(resolve_device(settings.device), *teachers), evaluation_mode(*teachers):
         place = fitting.run()
     tuned.load_state_dict(place.kept)
     found = place.notes["accuracies"]
@@ -104,17 +104,3 @@ def _keep_best(place: Place, net: nn.Module, search_val: Iterable[Batch]) -> Non
     found.append(top1_percent(net, search_val))
     if found[-1] == max(found):
         place.kept = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
-
-
-@contextmanager
-def _frozen(teacher: nn.Module | None, device: torch.device) -> Iterator[None]:
-    if teacher is None:
-        yield
-        return
-    home = device_of(teacher)
-    with evaluation_mode(teacher):
-        teacher.to(device)
-        try:
-            yield
-        finally:
-            teacher.to(home)

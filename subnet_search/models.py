@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from search_spaces import InvalidInput
+from search_spaces import InvalidInput, nearest_names
 from subnet_search.elastic.states import assign_state
+from subnet_search.factories import call_factory
 
 WEIGHT_FILES = (".safetensors", ".npz")
 
@@ -45,7 +44,7 @@ def load_model(name: str, weights: str | None = None, options: Mapping[str, Any]
     else:
         if weights is not None and not from_file:
             raise InvalidInput(f"weights of {name} must be a file ending in {WEIGHT_FILES}, got {weights!r}")
-        model = _call_factory(name, options)
+        model = call_factory(name, options, nn.Module, "model")
     return load_weights(model, weights) if from_file and weights is not None else model
 
 
@@ -86,7 +85,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 def _like(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     own = model.state_dict().get(name)
     # cloned: in files tensors lie at any address, and there some kernels round differently
-    return tensor if own is None else tensor.to(own.device, own.dtype).clone()
+    return tensor if own is None else tensor.to(own.device, own.dtype, copy=True)  # aligned memory of its own.clone()
 
 
 def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
@@ -99,10 +98,8 @@ def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) 
         ) from error
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise InvalidInput(
-            f"torchvision has no model {name!r}; " + _hint(near, "see torchvision.models.list_models()")
-        )
+        hint = nearest_names(name, known) or "; torchvision.models.list_models() lists them"
+        raise InvalidInput(f"torchvision has no model {name!r}{hint}")
     try:
         model: nn.Module = models.get_model(name, weights=weights, **options)
     except Exception as error:  # unknown weights, no network, wrong options
@@ -111,29 +108,3 @@ def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) 
             "without a network, give weights as a local .safetensors file"
         ) from error
     return model
-
-
-def _call_factory(name: str, options: dict[str, Any]) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"the model {name!r} cannot be imported: {error}; install its package, or run from the folder it is in"
-        ) from error
-    except AttributeError:
-        near = difflib.get_close_matches(attribute, dir(importlib.import_module(module_name)), n=3)
-        raise InvalidInput(f"{module_name} has no {attribute!r}; " + _hint(near, "check the name")) from None
-    except Exception as error:  # user code runs at import
-        raise InvalidInput(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from error
-    try:
-        model = factory(**options)
-    except Exception as error:  # user code: anything can come
-        raise InvalidInput(f"{name} with options {options} fails: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise InvalidInput(f"{name} must return a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def _hint(near: list[str], otherwise: str) -> str:
-    return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -31,7 +31,7 @@ def _limit(value: object) -> float | str:
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)? ?%", value):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return value
+        return float(value)
     raise ValueError('must be a number or a percentage such as "25%"')
 
 

@@ -22,7 +22,7 @@ from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
 from subnet_search.measure import describe_device, prove, top1_percent
 from subnet_search.ranking import RANKERS, random_ranking, rank
-from subnet_search.record import Evaluation, Objective, ParetoFront, Run
+from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
 from subnet_search.searchers import Budget, SearchResult, search
 from subnet_search.training import PlainStep, SandwichStep, train
 from subnet_search.training.loop import describe_step
@@ -81,7 +81,7 @@ def rank_channels(bench: Workbench) -> None:
     ranker = RANKERS[settings.ranker]
     if ranker is random_ranking:
         ranker = functools.partial(random_ranking, seed=settings.seed)
-    ranking = rank(bench.trained_supernet(), bench.calibration(settings.images), ranker)
+    ranking = rank(bench.trained_supernet().to(bench.device), bench.calibration(settings.images), ranker)
     order = {name: units.tolist() for name, units in ranking.items()}
     bench.run.write_json(
         "ranking.json", {"ranker": settings.ranker, "weights": bench.weights_checksum(), "order": order}
@@ -113,9 +113,7 @@ def search_front(bench: Workbench) -> None:
 
 def write_front(run: Run, result: SearchResult, objectives: tuple[Objective, ...]) -> None:
     """Writes front.json; its reference point is 0 for what is to be high, else the worst value seen."""
-    worst = {
-        o.name: max(e.values[i] for e in result.evaluations if e.values) for i, o in enumerate(objectives)
-    }
+    worst = worst_values(objectives, result.evaluations)
     reference = {o.name: worst[o.name] if o.goal == "min" else min(0.0, worst[o.name]) for o in objectives}
     run.write_json(
         "front.json",
@@ -193,7 +191,7 @@ def look_at_test(bench: Workbench) -> None:
         found = top1_percent(bench.tuned(config), test)
         run.write_json(name, {**run.read_json(name), "test": {"top1_percent": found}})
         bench.say(f"  {config.key}: {found:.2f} % on test")
-    full = top1_percent(bench.new_model(), test)
+    full = top1_percent(bench.new_model().to(bench.device), test)
     run.write_json("metrics.json", {"test": {"top1_percent": full}})
     bench.say(f"  the whole network: {full:.2f} % on test")
 

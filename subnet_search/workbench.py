@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, check_limits
 from search_spaces.costs import COST_NAMES
 from search_spaces.files import config_from_json, costs_from_json, space_from_json
-from subnet_search.batches import first_images
+from subnet_search.batches import device_of, first_images, resolve_device
 from subnet_search.data import Batch, Splits, load_splits
 from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
 from subnet_search.elastic.statistics import load_statistics, save_statistics
@@ -40,6 +40,11 @@ class Workbench:
     def example(self) -> Tensor:
         """One image `[1, ...]` of the training data."""
         return self.calibration(1)[0][0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where sub-nets are measured."""
+        return resolve_device(self.recipe.evaluate.device)
 
     def new_model(self) -> nn.Module:
         """The network with its own weights: those of the run once it has them, else those of the recipe."""
@@ -149,7 +154,10 @@ class Workbench:
 
     def extracted(self, config: SubnetConfig) -> nn.Module:
         """The sub-net by itself, as the supernet has it."""
-        return extract(self.supernet, config, self.example, self.statistics(config))
+        device = device_of(self.supernet)
+        stored = self.statistics(config)
+        statistics = Statistics(config.key, {name: t.to(device) for name, t in stored.values.items()})
+        return extract(self.supernet, config, self.example.to(device), statistics)
 
     def tuned(self, config: SubnetConfig) -> nn.Module:
         """The sub-net by itself, fine-tuned."""

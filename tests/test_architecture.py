@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ["search_spaces", "predictors", "subnet_search", "reports"]  # each imports only earlier ones
 ROOMS = [  # of subnet_search: each imports itself and earlier rows
-    {"settings", "record", "progress"},
+    {"settings", "record", "progress", "factories"},
     {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models"},
     {"ranking", "training", "measure"},
     {"finetuning", "exporting"},
@@ -55,7 +55,12 @@ def room_of(name: str) -> str:
 
 
 def rank_of(room: str) -> int:
-    return next(row for row, rooms in enumerate(ROOMS) if room in rooms)
+    return next((row for row, rooms in enumerate(ROOMS) if room in rooms), -1)
+
+
+def test_every_room_of_the_engine_has_its_place() -> None:
+    rooms = {path.relative_to(ROOT / "subnet_search").parts[0] for path in files_of("subnet_search")}
+    assert {room for room in rooms if rank_of(room.removesuffix(".py")) < 0} == set()
 
 
 @pytest.mark.parametrize("layer", LAYERS)

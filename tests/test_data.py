@@ -122,9 +122,9 @@ def test_loaders_of_overlapping_subsets_are_refused_and_disjoint_ones_are_not() 
     [
         ("cifar", '"digits" or "package.module:factory", got \'cifar\''),
         ("no.such.module:f", "cannot be imported"),
-        ("own_data:missing", "cannot be imported"),
-        ("own_data:number", "must be callable, got int"),
-        ("own_data:broken", "failed: OSError: no file"),
+        ("own_data:missing", "has no callable 'missing'"),
+        ("own_data:number", "has no callable 'number'"),
+        ("own_data:broken", "fails: OSError: no file"),
         ("own_data:wrong", "must return Splits, got list"),
     ],
 )

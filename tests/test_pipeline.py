@@ -86,7 +86,9 @@ def test_the_run_folder_holds_what_the_design_promises(finished: Path) -> None:
         names = {path.name for path in (finished / "subnets" / config.key).iterdir()}
         assert names == {"config.json", "net.safetensors", "net.pt2", "proof.json", "metrics.json"}
         assert (finished / "statistics" / f"{config.key}.safetensors").is_file()
-    assert [event["stage"] for event in open_run(finished, write=False).events() if event["kind"] == "end"] == ROAD
+    assert [
+        event["stage"] for event in open_run(finished, write=False).events() if event["kind"] == "end"
+    ] == ROAD
 
 
 def test_every_evaluated_subnet_is_canonical_within_the_limit_and_evaluated_once(finished: Path) -> None:
@@ -133,7 +135,11 @@ def test_every_chosen_subnet_is_proved_and_its_file_gives_the_accuracy_on_record
         metrics = read_json(folder, "metrics.json")
         assert metrics["test"]["top1_percent"] == pytest.approx(100 * right.double().mean().item())
         assert metrics["after"]["top1_percent"] >= metrics["before"]["top1_percent"]
-        stored = sum(tensor.numel() for name, tensor in load_file(folder / "net.safetensors").items() if "bn" not in name)
+        stored = sum(
+            tensor.numel()
+            for name, tensor in load_file(folder / "net.safetensors").items()
+            if "bn" not in name
+        )
         assert stored <= read_json(folder, "proof.json")["params"]
 
 
@@ -183,13 +189,27 @@ def test_a_second_process_on_the_run_is_refused(finished: Path, capsys: pytest.C
 def test_an_infeasible_limit_is_refused_before_training_with_the_nearest_feasible_value(
     limit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = write_recipe(tmp_path, RECIPE.replace('limits = { macs = "90%" }', "") + f"[{limit}\nmacs = 10\n")
+    recipe = write_recipe(
+        tmp_path, RECIPE.replace('limits = { macs = "90%" }', "") + f"[{limit}\nmacs = 10\n"
+    )
     assert run_command(["run", recipe, "--out", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert "nearest feasible value" in told
     assert not (tmp_path / "small" / "supernet.safetensors").exists()
     mended = write_recipe(tmp_path, RECIPE)
     pipeline.begin(parse_recipe('name = "small"\n' + Path(mended).read_text()), tmp_path).close()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_cure_and_keeps_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("[train]\n", "[train]\nlr = 1e30\nwarmup_epochs = 0\n"))
+    assert run_command(["run", recipe, "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "failed:" in told
+    assert "smaller lr" in told
+    assert f"subnet-search resume {tmp_path / 'small'}" in told
+    assert (tmp_path / "small" / "coverage.json").is_file()
 
 
 def test_truncated_weights_are_refused_and_named(
@@ -259,6 +279,7 @@ def killed_run(folder: Path, recipe: str, when: Path, number: int) -> int:
         ("teacher.safetensors", signal.SIGKILL, -9),
         ("evaluations.jsonl", signal.SIGINT, 130),
         ("front.json", signal.SIGKILL, -9),
+        ("subnets", signal.SIGTERM, 143),
     ],
 )
 def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
@@ -270,5 +291,7 @@ def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
     assert results_of(tmp_path / "small") == results_of(finished)
     assert read_json(tmp_path / "small", "front.json") == read_json(finished, "front.json")
     mine = load_file(tmp_path / "small" / "supernet.safetensors")
-    assert all(torch.equal(mine[key], tensor) for key, tensor in load_file(finished / "supernet.safetensors").items())
+    assert all(
+        torch.equal(mine[key], tensor) for key, tensor in load_file(finished / "supernet.safetensors").items()
+    )
     assert chosen_of(tmp_path / "small") == chosen_of(finished)

@@ -47,7 +47,11 @@ def test_the_ten_lines_of_python_run_on_a_network_of_ones_own(
 ) -> None:
     (code,) = blocks("python")
     monkeypatch.chdir(tmp_path)
-    for long, short in {"epochs=30": "epochs=1", "evaluations=300": "evaluations=8", "20_000_000": "900_000"}.items():
+    for long, short in {
+        "epochs=30": "epochs=1",
+        "Budget(300)": "Budget(8)",
+        "20_000_000": "900_000",
+    }.items():
         assert code.count(long) == 1
         code = code.replace(long, short)
     names = {"net": small_net(), "train_loader": loader(48, 0), "val_loader": loader(24, 1)}

@@ -187,7 +187,7 @@ def _elementwise(flow: Flow, node: fx.Node) -> Layout | None:
 
 
 def _flatten(flow: Flow, node: fx.Node) -> Layout | None:
-    """Flatten, view and reshape: understood are "no change" and "all but the batch into one axis"."""
+    """Flatten, view and reshape of what follows the channels, or of everything but the batch."""
     x = first_input(node)
     before, after, layout = flow.shape(x), flow.shape(node), flow.layouts.get(x)
     if layout is None or before == after:
@@ -195,6 +195,8 @@ def _flatten(flow: Flow, node: fx.Node) -> Layout | None:
     if any(isinstance(size, int) and size > 1 for size in _sizes(node)):
         flow.freeze([x], f"{node.name} has a hard-coded size")
         return None
+    if before[: layout.axis + 1] == after[: layout.axis + 1]:
+        return layout
     if layout.axis == 1 and after == (before[0], math.prod(before[1:])):
         return Layout(1, np.repeat(layout.ids, math.prod(before[2:])))
     flow.freeze([x], f"{node.name} reshapes {before} to {after}")
@@ -308,8 +310,7 @@ FUNCTION_RULES: dict[Any, Rule] = {
     ),
     **dict.fromkeys((torch.flatten, torch.reshape), _flatten),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenation),
-    torch.mean: _reduction,
-    torch.sum: _reduction,
+    **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin), _reduction),
     operator.getitem: _index,
 }  # fmt: skip
 
@@ -332,5 +333,5 @@ METHOD_RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_"), _elementwise),
     **dict.fromkeys(("flatten", "view", "reshape"), _flatten),
-    **dict.fromkeys(("mean", "sum"), _reduction),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduction),
 }

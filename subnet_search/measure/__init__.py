@@ -5,11 +5,10 @@ from __future__ import annotations
 from .accuracy import check_calibrated, correct, top1_percent
 from .counter import count_macs, count_params
 from .device import describe_device
-from .evaluator import Evaluator, SupernetEvaluator, make_evaluator
+from .evaluator import SupernetEvaluator, make_evaluator
 from .prove import Proof, prove
 
 __all__ = [
-    "Evaluator",
     "Proof",
     "SupernetEvaluator",
     "check_calibrated",

@@ -5,37 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from search_spaces import InvalidInput, SubnetConfig, nearest_names
 from search_spaces.costs import COST_NAMES
-from subnet_search.batches import device_of, first_images, input_size, resolve_device
+from subnet_search.batches import device_of, first_images, input_size, on_device, resolve_device
 from subnet_search.data import Splits
 from subnet_search.elastic.statistics import Statistics, recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import top1_percent
 from subnet_search.record import Evaluation, Objective
+from subnet_search.seeding import kept_generators, start_epoch
 from subnet_search.settings import EvaluateSettings
 
 STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
-
-
-class Evaluator(Protocol):
-    """Gives the values of a config's objectives."""
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """What is measured, in the order of the values."""
-
-    @property
-    def context(self) -> str:
-        """A checksum of all that the values depend on besides the config."""
-
-    def __call__(self, config: SubnetConfig) -> Evaluation:
-        """Measures one sub-net."""
 
 
 def make_evaluator(
@@ -47,7 +33,7 @@ def make_evaluator(
     """An evaluator of the supernet's sub-nets: accuracy on `splits.search_val`, costs in closed form.
 
     Args:
-        supernet: moved to the settings' device, and left there.
+        supernet: works on the settings' device and comes back to its own after each measurement.
         splits: `search_val` and `calibration` are read; `test` never is.
         objectives: "top1_percent", names of costs, or `Objective`s with `exact` values.
         settings: calibration images, device, seed.
@@ -70,13 +56,12 @@ class SupernetEvaluator:
         settings: EvaluateSettings,
     ) -> None:
         self.objectives = objectives
-        self._supernet = supernet.to(resolve_device(settings.device))
+        self._supernet, self._device = supernet, resolve_device(settings.device)
         self._search_val = splits.search_val
         self._size = input_size(supernet.example)
         source = splits.train if splits.calibration is None else splits.calibration
         images = first_images(source, settings.calibration_images, settings.seed, self._size)
-        device = device_of(supernet)
-        self._calibration = [(x.to(device), y.to(device)) for x, y in images]
+        self._calibration = [(x.to(self._device), y.to(self._device)) for x, y in images]
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
         self.context = self._checksum(settings)
 
@@ -93,15 +78,22 @@ class SupernetEvaluator:
             if objective.exact is not None:
                 values.append(float(objective.exact(row)[0]))
             else:
-                with supernet.subnet(config, self.statistics_of(config)):
-                    values.append(top1_percent(supernet, self._search_val, self._size))
+                values.append(self._top1_percent(config))
         return Evaluation(config, tuple(values))
+
+    def _top1_percent(self, config: SubnetConfig) -> float:
+        supernet, statistics = self._supernet, statistics_on(self._device, self.statistics_of(config))
+        with on_device(self._device, supernet), supernet.subnet(config, statistics):
+            return top1_percent(supernet, self._search_val, self._size)
 
     def statistics_of(self, config: SubnetConfig) -> Statistics:
         """The batch-norm statistics of a sub-net on the calibration images."""
         config = self._supernet.space.canonical(config)
         if config.key not in self._statistics:
-            self._statistics[config.key] = recalibrate(self._supernet, config, self._calibration)
+            home = device_of(self._supernet)
+            with on_device(self._device, self._supernet):
+                found = recalibrate(self._supernet, config, self._calibration)
+            self._statistics[config.key] = statistics_on(home, found)
             if len(self._statistics) > STATISTICS_KEPT:
                 self._statistics.popitem(last=False)
         return self._statistics[config.key]
@@ -112,9 +104,16 @@ class SupernetEvaluator:
         for name, tensor in sorted(self._supernet.state_dict().items()):
             digest.update(name.encode())
             _add(digest, [tensor])
-        for batches in (self._calibration, self._search_val):
-            _add(digest, (part for batch in batches for part in batch))
+        with kept_generators():
+            start_epoch(self._search_val, settings.seed, 0)
+            for batches in (self._calibration, self._search_val):
+                _add(digest, (part for batch in batches for part in batch))
         return digest.hexdigest()[:16]
+
+
+def statistics_on(device: torch.device, statistics: Statistics) -> Statistics:
+    """The same statistics on `device`."""
+    return Statistics(statistics.config_key, {name: t.to(device) for name, t in statistics.values.items()})
 
 
 def _add(digest: Any, tensors: Iterable[Tensor]) -> None:

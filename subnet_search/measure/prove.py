@@ -20,6 +20,7 @@ from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import check_calibrated, evaluation_mode, top1_percent
 from subnet_search.measure.counter import count_macs, count_params
+from subnet_search.measure.evaluator import statistics_on
 
 COMPARED_IMAGES = 16
 
@@ -80,7 +81,7 @@ def prove(
     check_calibrated(net, "proved")
     reloaded = load_weights(build(), weights).to(device_of(net))
     (inputs, _), *_ = first_images(batches, COMPARED_IMAGES, size=input_size(supernet.example))
-    statistics = statistics and _moved(statistics, device_of(supernet))
+    statistics = statistics and statistics_on(device_of(supernet), statistics)
     extracted = cut_out(supernet, config, statistics)
     inputs = inputs.to(device_of(supernet))
     difference, scale = difference_on(supernet, config, extracted, inputs, statistics)
@@ -112,7 +113,8 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
         InvalidInput: the file is missing or broken, or belongs to another structure.
     """
     try:
-        net.load_state_dict(load_file(path), assign=True)
+        # cloned: tensors of a file lie unaligned in memory, and kernels then round differently
+        net.load_state_dict({name: tensor.clone() for name, tensor in load_file(path).items()}, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         problem = first_problem(error) if isinstance(error, RuntimeError) else error
         raise InvalidInput(
@@ -130,7 +132,3 @@ def same_net(first: nn.Module, second: nn.Module, inputs: torch.Tensor) -> bool:
         return False
     with evaluation_mode(first, second), torch.no_grad():
         return torch.equal(first(inputs), second(inputs))
-
-
-def _moved(statistics: Statistics, device: torch.device) -> Statistics:
-    return Statistics(statistics.config_key, {name: t.to(device) for name, t in statistics.values.items()})

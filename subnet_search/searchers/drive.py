@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 from tqdm import tqdm
 
@@ -125,7 +126,7 @@ class _Search:
         self._start_s = clock_s()
         self._front = ParetoFront(recorder.objectives, ())
         self._reference: dict[str, float] = {}
-        self._controls_volume = 0.0
+        self._controls_volume = self._volume = 0.0
         self._bar: tqdm[object] = progress_bar(budget.evaluations, what, "subnet", enabled=shown)
 
     def __enter__(self) -> _Search:
@@ -155,7 +156,7 @@ class _Search:
         """From here on the bar compares the front's hypervolume with that of what was found so far."""
         self._reference = worst_values(self._recorder.objectives, self._recorder.found.values())
         if self._reference:
-            self._controls_volume = self._front.hypervolume(self._reference)
+            self._controls_volume = self._volume = self._front.hypervolume(self._reference)
 
     def _replayed(self, name: str, searcher: Searcher, turn: int) -> SubnetConfig | None:
         asked = self._recorder.asked(name, turn)
@@ -181,11 +182,15 @@ class _Search:
         return self._recorder.seconds + besides
 
     def _show(self, evaluation: Evaluation, new: int) -> None:
-        self._front = ParetoFront.of(self._front.objectives, [*self._front, evaluation])
-        notes = [f"front {len(self._front)}"]
+        if self._bar.disable:
+            return
+        front = ParetoFront.of(self._front.objectives, [*self._front, evaluation])
+        if front != self._front and self._controls_volume > 0:
+            self._volume = front.hypervolume(self._reference)
+        self._front = front
+        notes = [f"front {len(front)}"]
         if self._controls_volume > 0:
-            gain = self._front.hypervolume(self._reference) / self._controls_volume
-            notes.append(f"hypervolume {gain:.2f} x controls")
+            notes.append(f"hypervolume {self._volume / self._controls_volume:.2f} x controls")
         if self._budget.minutes is not None:
             notes.append(f"{self._spent_s() / 60:.1f} of {self._budget.minutes:g} min")
         self._bar.set_postfix_str(", ".join(notes), refresh=False)
@@ -206,11 +211,11 @@ def _split_limits(
             known = sorted({*measured, *COST_NAMES})
             hint = nearest_names(name, known)
             raise InvalidInput(f"a limit must be on one of {', '.join(known)}, got {name!r}{hint}")
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+        if isinstance(bound, bool) or not isinstance(bound, Real) or not math.isfinite(bound):
             raise InvalidInput(f"the limit on {name} must be a finite number, got {bound!r}")
     return (
-        {name: bound for name, bound in limits.items() if name not in measured},
-        {name: bound for name, bound in limits.items() if name in measured},
+        {name: float(bound) for name, bound in limits.items() if name not in measured},
+        {name: float(bound) for name, bound in limits.items() if name in measured},
     )
 
 

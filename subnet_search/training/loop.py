@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from search_spaces import InvalidInput, SubnetSearchError
-from subnet_search.batches import check_batch, device_of, input_size, resolve_device
+from subnet_search.batches import check_batch, input_size, on_device, resolve_device
 from subnet_search.data import Batch, Splits
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.progress import progress
@@ -108,11 +108,9 @@ class Fitting:
 
     def run(self) -> Place:
         """Trains from the last checkpoint, if any, to the end; the model comes back on its device."""
-        home = device_of(self.model)
         self.device = resolve_device(self.settings.device)
         self.num_batches = _length(self.batches)
-        try:
-            self.model.to(self.device)
+        with on_device(self.device, self.model):
             self.optimizer = make_optimizer(self.model, self.settings)
             place = self.checkpoints.load(self.model, self.optimizer) if self.checkpoints else None
             with kept_generators(), held_interrupts() as interrupts, self._progress(place) as bar:
@@ -120,8 +118,6 @@ class Fitting:
                     self.look(place := Place())
                 while place.epoch < self.settings.epochs:
                     self._epoch(place, interrupts, bar)
-        finally:
-            self.model.to(home)
         return place
 
     def _progress(self, place: Place | None) -> tqdm[Any]:
@@ -141,7 +137,7 @@ class Fitting:
             interrupts.deliver()
         place.losses.append(place.loss_sum / max(place.batch, 1))
         place.epoch, place.batch, place.loss_sum = place.epoch + 1, 0, 0.0
-        bar.set_postfix_str(f"loss {place.losses[-1]:.3f}")
+        bar.set_postfix_str(f"loss {place.losses[-1]:.3f}", refresh=False)
         self.look(place)
         self._save(place, saved_s)
         interrupts.deliver()

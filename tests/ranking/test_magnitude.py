@@ -43,6 +43,8 @@ def test_a_group_without_batch_norm_is_ordered_by_l1() -> None:
 
 
 def test_a_network_without_batch_norm_cannot_be_ranked_by_it() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     with pytest.raises(InvalidInput, match=r'bn_scale needs batch norm.*"taylor" or "l1"'):
         rank(make_elastic(net, EXAMPLE), [], bn_scale_ranking)

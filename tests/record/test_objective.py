@@ -27,7 +27,7 @@ def test_a_bound_is_the_worst_allowed_value() -> None:
 
 @pytest.mark.parametrize("values", [(), (float("nan"),), (1.0, float("inf"))])
 def test_an_evaluation_without_finite_values_is_refused(values: tuple[float, ...]) -> None:
-    with pytest.raises(InvalidInput, match='needs finite values.*status="failed"'):
+    with pytest.raises(InvalidInput, match=r'needs finite values.*status="failed"'):
         Evaluation(CONFIG, values)
 
 

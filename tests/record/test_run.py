@@ -86,9 +86,14 @@ def test_a_writer_with_a_path_gets_one_with_the_right_ending(folder: Path, tmp_p
 def test_a_writer_that_fails_changes_nothing(folder: Path) -> None:
     with open_run(folder) as run:
         run.write("a.bin", b"old")
-        with pytest.raises(KeyError), run.writing("a.bin") as temporary:
-            temporary.write_bytes(b"half of the n")
-            raise KeyError
+
+        def fail_half_way() -> None:
+            with run.writing("a.bin") as temporary:
+                temporary.write_bytes(b"half of the n")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail_half_way()
         assert run.read("a.bin") == b"old"
         assert not list(folder.glob(".tmp*"))
 

@@ -71,7 +71,12 @@ def loader(kind: str) -> Any:
     generator = torch.Generator().manual_seed(17) if kind == "own generator" else None
     workers = 1 if kind == "workers" else 0
     return DataLoader(
-        AugmentedDigits(), 16, shuffle=True, generator=generator, num_workers=workers, multiprocessing_context="fork" if workers else None
+        AugmentedDigits(),
+        16,
+        shuffle=True,
+        generator=generator,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
     )
 
 
@@ -155,7 +160,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value: float,
         return loss if number["steps"] < 5 else value
 
     number, settings = {"steps": 0}, SETTINGS.model_copy(update={"checkpoint_seconds": 1e9})
-    with pytest.raises(SubnetSearchError, match=r"loss is (nan|inf) at step 5, epoch 2, lr .*checkpoint.*smaller lr"):
+    with pytest.raises(
+        SubnetSearchError, match=r"loss is (nan|inf) at step 5, epoch 2, lr .*checkpoint.*smaller lr"
+    ):
         train(supernet, small_splits(), step, settings, run)
     with pytest.raises(StopError):
         train(good, small_splits(), stopping_at(4), settings)
@@ -173,7 +180,9 @@ def test_a_weight_that_is_not_finite_never_reaches_a_checkpoint(run: Run) -> Non
         return loss
 
     number = {"steps": 0}
-    with pytest.raises(SubnetSearchError, match=r"stem.weight is no longer finite after step 3.*last good checkpoint"):
+    with pytest.raises(
+        SubnetSearchError, match=r"stem.weight is no longer finite after step 3.*last good checkpoint"
+    ):
         train(small_supernet(), small_splits(), step, SETTINGS, run)
     assert run.read_json("checkpoint.json")["step"] == 2
     assert train(small_supernet(), small_splits(), step, SETTINGS, run).steps == 6
@@ -202,7 +211,10 @@ def test_a_checkpoint_of_another_network_is_refused(run: Run) -> None:
     from tests.small import EXAMPLE, SmallNet
 
     train(small_supernet(), small_splits(), SANDWICH, SETTINGS, run)
-    with pytest.raises(InvalidInput, match=r"belongs to another network: size mismatch for model.stem.weight.*Use another run folder"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"belongs to another network: size mismatch for model.stem.weight.*Use another run folder",
+    ):
         train(make_elastic(SmallNet(16), EXAMPLE), small_splits(), SANDWICH, SETTINGS, run)
 
 
@@ -232,7 +244,9 @@ def test_batches_that_do_not_fit_are_refused_with_the_way_out() -> None:
 
 
 def test_bfloat16_trains_too() -> None:
-    result = train(small_supernet(), small_splits(), SANDWICH, SETTINGS.model_copy(update={"precision": "bf16"}))
+    result = train(
+        small_supernet(), small_splits(), SANDWICH, SETTINGS.model_copy(update={"precision": "bf16"})
+    )
     assert result.losses[-1] < result.losses[0]
 
 

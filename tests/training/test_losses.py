@@ -13,7 +13,9 @@ TEACHER = torch.tensor([[0.2, 0.1, 2.0], [1.0, -1.0, 0.0]])
 
 def test_soft_cross_entropy_is_its_formula() -> None:
     p = TEACHER.softmax(1)
-    wanted = -sum(p[b, c] * torch.log(LOGITS[b].exp()[c] / LOGITS[b].exp().sum()) for b in range(2) for c in range(3))
+    wanted = -sum(
+        p[b, c] * torch.log(LOGITS[b].exp()[c] / LOGITS[b].exp().sum()) for b in range(2) for c in range(3)
+    )
     torch.testing.assert_close(soft_cross_entropy(LOGITS, p), wanted / 2)
 
 

@@ -19,7 +19,11 @@ def gradients(supernet: Supernet) -> dict[str, torch.Tensor]:
 
 
 def drawn(supernet: Supernet, seed: int, count: int) -> list[SubnetConfig]:
-    return [supernet.space.largest(), supernet.space.smallest()] + supernet.space.sample(np.random.default_rng(seed), count)
+    return [
+        supernet.space.largest(),
+        supernet.space.smallest(),
+        *supernet.space.sample(np.random.default_rng(seed), count),
+    ]
 
 
 @pytest.mark.parametrize("step", [PlainStep(), SandwichStep(), SandwichStep(distill=False)])

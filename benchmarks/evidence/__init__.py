@@ -1,0 +1,1 @@
+"""One resumable script per file in reports/results."""

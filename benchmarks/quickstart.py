@@ -1,0 +1,42 @@
+"""The whole quickstart as a user starts it: wall time and peak memory of the process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.figure import Figure
+
+ROUNDS = 3
+MAXRSS_UNITS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+
+
+def measure() -> list[Figure]:
+    start_s = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", "import torch, torchvision, sklearn, optuna, matplotlib"], check=True
+    )
+    imports_s = time.perf_counter() - start_s
+    walls, peaks = zip(*[_run(seed) for seed in range(ROUNDS)], strict=True)
+    imports = "importing its libraries"
+    return [
+        Figure("quickstart, wall time", "s", walls, "<=", 120.0, imports, imports_s),
+        Figure("quickstart, peak memory", "GiB", peaks, "<=", 2.0, "the aim", 2.0),
+    ]
+
+
+def _run(seed: int) -> tuple[float, float]:
+    """Seconds and GiB of one quickstart."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "subnet_search", "quickstart", "--out", folder, "--seed", str(seed)]
+        start_s = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start_s
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
+    return seconds, usage.ru_maxrss / MAXRSS_UNITS_PER_GIB
