@@ -25,9 +25,10 @@ CLAIMS = {
 RESULTS = Path(__file__).parent.parent / "reports" / "results"
 HEAD = """# Benchmarks
 
-Made by `make bench` (or `python -m benchmarks NAME ...` for some of {names}). One thread; every figure is compared with
-its rival in one process, calls of both in random order, round by round. The value is the median over the rounds, or
-over ten random configs of each one's median ratio; in brackets the lowest and the highest. Times are wall times.
+Made by `make bench`, or `python -m benchmarks NAME ...` for some of {names}.
+One thread; every figure is compared with its rival in one process, calls of both in random order, round by round. The
+value is the median over the rounds, or over ten random configs of each one's median ratio; in brackets the lowest and
+the highest. Times are wall times.
 
 | claim | measured | aim | met | rival in the same run | ratio to it |
 |---|---|---|---|---|---|

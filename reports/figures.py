@@ -1,15 +1,15 @@
-"""Figures of the records in `series`: drawn once, written as PNG files or as SVG that follows the page's colours."""
+"""Draws the records of `series`: as PNG, PDF or SVG files, and as SVG that follows a page's colours."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reports.series import HypervolumeView, LayerBar, ParetoView, Point, pareto_view
+from reports.svg import inline
 from reports.units import axis
 from reports.view import read_run
 from search_spaces import InvalidInput
@@ -38,7 +38,7 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "random": {"marker": "x", "color": RANDOM, "s": 20, "linewidths": 1.1, "zorder": 2},
 }
 BASELINE_NAMES = {"uniform": "uniform width (baseline)", "random": "random (baseline)"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 9.5,
     "text.parse_math": False,
@@ -87,6 +87,8 @@ def draw_pareto(view: ParetoView) -> Figure:
 
 def draw_hypervolume(view: HypervolumeView) -> Figure:
     """Dominated hypervolume against the number of evaluations, one line for each searcher."""
+    from matplotlib.ticker import MaxNLocator
+
     styles: dict[str, dict[str, Any]] = {
         "uniform": {"color": UNIFORM, "linestyle": "--", "marker": "s"},
         "random": {"color": RANDOM, "linestyle": "-.", "marker": "x"},
@@ -94,25 +96,17 @@ def draw_hypervolume(view: HypervolumeView) -> Figure:
     with _figure(8.2, 3.7) as (figure, axes):
         for growth in view.growth:
             style = styles.get(growth.searcher, {"color": SEARCHER, "linestyle": "-", "marker": "o"})
-            axes.plot(
-                growth.evaluations,
-                growth.percent,
-                label=growth.searcher,
-                markersize=3,
-                linewidth=1.6,
-                **style,
-            )
+            style |= {"label": growth.searcher, "markersize": 3, "linewidth": 1.6}
+            axes.plot(growth.evaluations, growth.percent, **style)
         if len(view.percent_at_equal) > 1:
             axes.axvline(view.equal, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
-            axes.annotate(
-                f" {view.equal} evaluations each",
-                (view.equal, 0.02),
-                xycoords=("data", "axes fraction"),
-                fontsize=8.5,
+            at_the_foot = axes.get_xaxis_transform()
+            axes.text(
+                view.equal, 0.02, f" {view.equal} evaluations each", transform=at_the_foot, fontsize=8.5
             )
         axes.set_xlabel("Evaluations made by each")
         axes.set_ylabel("Dominated hypervolume (% of box)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return figure
 
@@ -126,26 +120,15 @@ def draw_widths(bars: Sequence[LayerBar]) -> Figure:
         axes.grid(visible=False, axis="x")
         axes.bar(places, [100] * len(bars), width=0.8, color=FAINT, label="full width")
         axes.bar(places, kept, width=0.8, color=SEARCHER, label="kept")
-        gone = [place for place in places if bars[place].skipped]
-        if gone:
-            axes.bar(
-                gone, [100] * len(gone), width=0.8, color=PAPER, edgecolor=FRONT, hatch="////", linewidth=0.8,
-                label="block skipped",
-            )  # fmt: skip
+        if gone := [place for place in places if bars[place].skipped]:
+            hatched: dict[str, Any] = {"color": PAPER, "edgecolor": FRONT, "hatch": "////", "linewidth": 0.8}
+            axes.bar(gone, [100] * len(gone), width=0.8, label="block skipped", **hatched)
         if not crowded:
             for place, bar in zip(places, bars, strict=True):
                 if not bar.skipped:
-                    axes.annotate(
-                        str(bar.kept),
-                        (place, kept[place]),
-                        (0, 1.5),
-                        textcoords="offset points",
-                        ha="center",
-                        fontsize=7,
-                    )
-        axes.set_xticks(
-            list(places), [_short(bar.path) for bar in bars], rotation=90, fontsize=5.5 if crowded else 7.5
-        )
+                    _above(axes, str(bar.kept), place, kept[place], 1.5, fontsize=7)
+        size = 5.5 if crowded else 7.5
+        axes.set_xticks(list(places), [_short(bar.path) for bar in bars], rotation=90, fontsize=size)
         axes.set_xlim(-0.7, max(len(bars) - 0.3, 1))
         axes.set_ylim(0, 112)
         axes.set_yticks([0, 25, 50, 75, 100])
@@ -209,16 +192,7 @@ def render(figure: Figure, kind: str = "png") -> bytes:
 
 def inline_svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element for a page: coloured by CSS variables, its ids unique to `name`."""
-    drawn = render(figure, "svg").decode()
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-    drawn = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", drawn).replace("xlink:href", "href")
-    drawn = re.sub(r'(\sid="|url\(#|\shref="#)', rf"\g<1>{name}-", drawn)
-    drawn = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", _inherit_font, drawn)
-    for colour, variable in VARIABLES.items():
-        drawn = drawn.replace(colour, f"var({variable})")
-    drawn = re.sub(r"<style.*?</style>", "", drawn, count=1, flags=re.DOTALL)
-    opening = r'<svg style="width: \1pt" viewBox="\2" aria-hidden="true">'
-    return re.sub(r'<svg[^>]*width="([\d.]+)pt"[^>]*viewBox="([^"]*)"[^>]*>', opening, drawn, count=1)
+    return inline(render(figure, "svg").decode(), name, VARIABLES)
 
 
 @contextmanager
@@ -272,18 +246,14 @@ def _chosen(axes: Axes, view: ParetoView, x: float, y: float) -> None:
         _scatter(axes, after, x, y, facecolors=TUNED, label="chosen, fine-tuned", **style)
     for label, first, last in view.chosen:
         if first and last:
-            axes.plot(
-                [first.x / x, last.x / x], [first.y / y, last.y / y], color=TUNED, linewidth=1.2, zorder=6.5
-            )
+            ends = [first.x / x, last.x / x], [first.y / y, last.y / y]
+            axes.plot(*ends, color=TUNED, linewidth=1.2, zorder=6.5)
         if point := last or first:
-            axes.annotate(
-                label, (point.x / x, point.y / y), (0, 7), textcoords="offset points", ha="center", weight="bold",
-                zorder=8,
-            )  # fmt: skip
+            _above(axes, label, point.x / x, point.y / y, 7, weight="bold", zorder=8)
 
 
-def _inherit_font(found: re.Match[str]) -> str:
-    return f"font-size: {found[2]}px; font-weight: {found[1] or 400}"
+def _above(axes: Axes, words: str, x: float, y: float, points: float, **style: Any) -> None:
+    axes.annotate(words, (x, y), (0, points), textcoords="offset points", ha="center", **style)
 
 
 def _short(path: str) -> str:

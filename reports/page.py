@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from reports import sections
+from reports import account, sections
 from reports.view import RunView, read_run
 from search_spaces import SubnetSearchError
 
@@ -42,22 +42,21 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 def build_page(run: RunView, folder: str = ".") -> tuple[str, dict[str, bytes]]:
     """The page and its PNGs by name; `folder` is the run folder as seen from the page's."""
     figures: dict[str, bytes] = {}
-    measured = sections.measured(run)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         files("reports").joinpath("template.html").read_text("utf-8")
     )
     page = template.render(
-        title=str(run.settings.get("report", {}).get("title") or run.name),
-        summary=sections.summary(run),
-        notes=sections.notes(run),
-        pareto=sections.pareto(run, figures),
+        title=str(run.setting("report", "title") or run.name),
+        summary=account.summary(run),
+        notes=account.notes(run),
+        pareto=sections.front(run, figures),
         growth=sections.growth(run, figures),
-        measured=[heading for name in measured for heading in sections.headings(name)],
-        chosen=[sections.chosen(run, one, measured, folder, figures) for one in run.chosen],
+        measured=sections.headings(sections.measured_names(run)),
+        chosen=[sections.subnet(run, chosen, folder, figures) for chosen in run.chosen],
         chosen_caption=sections.CHOSEN_CAPTION,
-        full=sections.full_net(run, measured),
-        coverage=sections.coverage(run),
-        facts_of_run=sections.facts(run),
+        full=sections.full_net(run),
+        coverage=account.coverage(run),
+        facts_of_run=account.facts(run),
         settings_toml=run.settings_toml,
     )
     return page, figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -190,7 +191,7 @@ def forward_order(chains: Sequence[Sequence[str]]) -> list[str]:
     waits: dict[str, int] = {path: 0 for chain in chains for path in chain}
     heads = list(dict.fromkeys(chain[0] for chain in chains if chain))
     for chain in (*chains, heads):
-        for first, second in zip(chain, chain[1:], strict=False):
+        for first, second in itertools.pairwise(chain):
             after[first].append(second)
             waits[second] += 1
     ready = [(_natural(path), path) for path, count in waits.items() if count == 0]

@@ -64,6 +64,20 @@ def text(name: str, value: float | None) -> str:
     return f"{value:.4g} {UNITS.get(unit, '')}".strip()
 
 
+def count(number: int, noun: str) -> str:
+    """ "1 block", "2 blocks"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def magnitude(number: int) -> str:
+    """A whole number of any size: exact below a million, then such as 1.2 × 10³⁴."""
+    if number < 10**6:
+        return f"{number:,}"
+    digits = len(str(number)) - 1
+    power = str(digits).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{number // 10 ** (digits - 1) / 10:.1f} × 10{power}"
+
+
 def _split(name: str) -> tuple[str, str]:
     stem, _, unit = name.rpartition("_")
     return (stem, unit) if unit in UNITS else (name, "")

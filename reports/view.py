@@ -20,7 +20,7 @@ from search_spaces import (
     costs_from_json,
     space_from_json,
 )
-from subnet_search.record.objective import Evaluation, Objective
+from subnet_search.record.objective import Evaluation, Goal, Objective
 from subnet_search.record.pareto import ParetoFront
 from subnet_search.record.run import Run, open_run
 
@@ -45,10 +45,9 @@ class Chosen:
     key: str
     config: SubnetConfig
     costs: Mapping[str, float]
-    before: Mapping[str, float]  # on `split`, before and after fine-tuning
+    before: Mapping[str, float]  # on search-validation, before and after fine-tuning
     after: Mapping[str, float]
     test: Mapping[str, float]
-    split: str
     seeds: tuple[int, ...]
     proof: Mapping[str, Any]
     files: tuple[tuple[str, int], ...]  # name within the run folder, bytes
@@ -66,7 +65,6 @@ class RunView:
     coverage: Mapping[str, Any]
     device: Mapping[str, Any]
     splits: Mapping[str, Any]
-    ranking: Mapping[str, Any]
     objectives: tuple[Objective, ...] = ()
     seen: tuple[Seen, ...] = ()
     failures: tuple[str, ...] = ()  # reasons
@@ -78,31 +76,36 @@ class RunView:
     chosen: tuple[Chosen, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
 
+    def setting(self, table: str, key: str) -> Any:
+        """One setting of the recipe, None where it is not given."""
+        content = self.settings.get(table)
+        return content.get(key) if isinstance(content, Mapping) else None
+
     def searchers(self) -> tuple[str, ...]:
         """Names of those who asked for sub-nets: the baselines first, then by first appearance."""
         names = dict.fromkeys(seen.searcher for seen in self.seen)
         return (*(name for name in BASELINES if name in names), *(n for n in names if n not in BASELINES))
 
-    def goal(self, name: str) -> str:
+    def goal(self, name: str) -> Goal:
         """ "min" or "max" for an objective or a cost.
 
         Raises:
             InvalidInput: the run knows no such value.
         """
-        goals = {
-            **dict.fromkeys(COST_NAMES if self.costs else (), "min"),
-            **{o.name: o.goal for o in self.objectives},
-        }
+        goals: dict[str, Goal] = {}
+        if self.costs is not None:
+            goals |= dict.fromkeys(COST_NAMES, "min")
+        goals |= {objective.name: objective.goal for objective in self.objectives}
         if name not in goals:
             raise InvalidInput(
-                f"run {self.name!r} has no values of {name!r}; it has {', '.join(goals) or 'none'}"
+                f"run {self.name!r} has no values of {name!r}; known are {', '.join(goals) or 'none'}"
             )
         return goals[name]
 
     def limits(self) -> Mapping[str, float]:
         """The search's limits as numbers; percentages are of the largest net."""
         bounds: dict[str, float] = {}
-        for name, bound in self.settings.get("search", {}).get("limits", {}).items():
+        for name, bound in (self.setting("search", "limits") or {}).items():
             if not isinstance(bound, str):
                 bounds[name] = float(bound)
             elif name in self.full:
@@ -117,18 +120,14 @@ def read_run(folder: str | Path) -> RunView:
         InvalidInput: not a run folder, or a file of it is corrupt.
     """
     with open_run(folder, write=False) as run:
-        toml = run.read("settings.toml").decode() if run.has("settings.toml") else ""
+        toml = run.read("settings.toml").decode()
         settings, front = tomllib.loads(toml), _json(run, "front.json")
         space = space_from_json(run.read_json("space.json")) if run.has("space.json") else None
         costs = costs_from_json(run.read_json("costs.json")) if run.has("costs.json") else None
         coverage = _json(run, "coverage.json")
         seen, failures, left_out = _evaluations(run, space, costs)
-        full = {**coverage.get("largest", {}), **_costs_of(space.largest(), space, costs)} if space else {}
-        for evaluation in seen:
-            if space and evaluation.config == space.largest():
-                full |= evaluation.values
         return RunView(
-            name=Path(run.folder).name,
+            name=run.folder.resolve().name,
             settings_toml=toml,
             settings=settings,
             space=space,
@@ -136,14 +135,13 @@ def read_run(folder: str | Path) -> RunView:
             coverage=coverage,
             device=_json(run, "device.json"),
             splits=_json(run, "splits.json"),
-            ranking=_json(run, "ranking.json"),
             objectives=_objectives(front, settings, seen),
             seen=seen,
             failures=failures,
             left_out=left_out,
             front=tuple(member["key"] for member in front.get("members", ())),
             reference=front.get("reference") or {},
-            full=full,
+            full=_full(coverage, seen, space, costs),
             full_test=_json(run, "metrics.json").get("test", {}),
             chosen=_chosen(run, space, costs),
             events=tuple(run.events()),
@@ -170,7 +168,21 @@ def _json(run: Run, name: str) -> dict[str, Any]:
 def _costs_of(config: SubnetConfig, space: SearchSpace | None, costs: CostTable | None) -> dict[str, float]:
     if space is None or costs is None:
         return {}
-    return {name: values[0] for name, values in costs.evaluate(space.encode([config]), COST_NAMES).items()}
+    found = costs.evaluate(space.encode([config]), COST_NAMES)
+    return {name: float(values[0]) for name, values in found.items()}
+
+
+def _full(
+    coverage: Mapping[str, Any], seen: Sequence[Seen], space: SearchSpace | None, costs: CostTable | None
+) -> dict[str, float]:
+    """What is known of the largest net: its costs, and its measured values if it was evaluated."""
+    found: dict[str, float] = dict(coverage.get("largest", {}))
+    if space is not None:
+        found |= _costs_of(space.largest(), space, costs)
+        for evaluation in seen:
+            if evaluation.config == space.largest():
+                found |= evaluation.values
+    return found
 
 
 def _evaluations(
@@ -178,7 +190,8 @@ def _evaluations(
 ) -> tuple[tuple[Seen, ...], tuple[str, ...], int]:
     lines = [line for line in run.journal.lines() if line["kind"] != "ask"]
     context = lines[-1]["context"] if lines else ""
-    good = [line for line in lines if line["kind"] == "result" and line["context"] == context]
+    mine = [line for line in lines if line["context"] == context]
+    good = [line for line in mine if line["kind"] == "result"]
     configs = [SubnetConfig(line["config"]) for line in good]
     exact: dict[str, Any] = {}
     if space is not None and costs is not None and configs:
@@ -187,13 +200,13 @@ def _evaluations(
         Seen(
             line["key"],
             config,
-            line.get("searcher") or "unknown",
+            line["searcher"],
             {**{name: float(exact[name][row]) for name in exact}, **line["values"]},
         )
         for row, (line, config) in enumerate(zip(good, configs, strict=True))
     )
-    failures = tuple(str(line.get("reason", "")) for line in lines if line["kind"] == "failed")
-    return seen, failures, sum(line["context"] != context for line in lines)
+    failures = tuple(str(line["reason"]) for line in mine if line["kind"] == "failed")
+    return seen, failures, len(lines) - len(mine)
 
 
 def _objectives(
@@ -208,39 +221,32 @@ def _objectives(
 
 
 def _chosen(run: Run, space: SearchSpace | None, costs: CostTable | None) -> tuple[Chosen, ...]:
-    found = []
-    names = run.names()
-    for place in (
-        name.removesuffix("/config.json")
-        for name in names
-        if re.fullmatch(r"subnets/[^/]+/config\.json", name)
-    ):
-        config = config_from_json(run.read_json(f"{place}/config.json"))
-        proof, metrics = _json(run, f"{place}/proof.json"), _json(run, f"{place}/metrics.json")
-        exact = {name: proof[name] for name in ("macs", "params") if name in proof}
-        found.append(
-            Chosen(
-                label="",
-                key=config.key,
-                config=config,
-                costs={**_costs_of(config, space, costs), **exact},
-                before=metrics.get("before", {}),
-                after=metrics.get("after", {}),
-                test=metrics.get("test", {}),
-                split=str(metrics.get("split", "")),
-                seeds=tuple(metrics.get("seeds", ())),
-                proof=proof,
-                files=tuple(
-                    (name, run.path(name).stat().st_size) for name in names if name.startswith(f"{place}/")
-                ),
-            )
-        )
+    configs = [name for name in run.names() if re.fullmatch(r"subnets/[^/]+/config\.json", name)]
+    found = [_subnet(run, name.removesuffix("/config.json"), space, costs) for name in configs]
     found.sort(key=lambda chosen: (chosen.costs.get("macs", 0), chosen.key))
     return tuple(replace(chosen, label=_letter(place)) for place, chosen in enumerate(found))
 
 
-def _letter(place: int) -> str:
-    letters = string.ascii_uppercase
-    return (
-        letters[place] if place < len(letters) else f"{letters[place % len(letters)]}{place // len(letters)}"
+def _subnet(run: Run, place: str, space: SearchSpace | None, costs: CostTable | None) -> Chosen:
+    config = config_from_json(run.read_json(f"{place}/config.json"))
+    proof, metrics = _json(run, f"{place}/proof.json"), _json(run, f"{place}/metrics.json")
+    counted = {name: float(proof[name]) for name in ("macs", "params") if name in proof}
+    files = [name for name in run.names() if name.startswith(f"{place}/")]
+    return Chosen(
+        label="",
+        key=config.key,
+        config=config,
+        costs={**_costs_of(config, space, costs), **counted},
+        before=metrics.get("before", {}),
+        after=metrics.get("after", {}),
+        test=metrics.get("test", {}),
+        seeds=tuple(metrics.get("seeds", ())),
+        proof=proof,
+        files=tuple((name, run.path(name).stat().st_size) for name in files),
     )
+
+
+def _letter(place: int) -> str:
+    """A to Z, then A1 to Z1 and so on."""
+    turn, letter = divmod(place, 26)
+    return string.ascii_uppercase[letter] + (str(turn) if turn else "")

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from search_spaces import InvalidInput, SubnetSearchError, nearest_names
 from subnet_search.measure import check_calibrated
 from subnet_search.measure.counter import Example, call
-from subnet_search.measure.prove import load_weights
+from subnet_search.models import load_weights
 
 TRACED_BATCH = 2  # a batch of one would be taken for a constant
 CHECKED_BATCH = 3  # another one, so that a batch size that was written down is noticed

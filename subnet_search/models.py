@@ -73,19 +73,21 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         raise InvalidInput(
             f"the weight file {path} cannot be read: {error}; fetch or save it again"
         ) from error
-    for name, tensor in model.state_dict().items():
-        if name not in state and not tensor.is_floating_point():
-            state[name] = tensor.clone()
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in state and not tensor.is_floating_point() and not tensor.is_meta:
+            state[name] = tensor
     try:
-        return assign_state(model, {name: _like(model, name, tensor) for name, tensor in state.items()})
+        return assign_state(model, {name: _like(own.get(name), tensor) for name, tensor in state.items()})
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error}") from None
 
 
-def _like(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    own = model.state_dict().get(name)
-    # cloned: in files tensors lie at any address, and there some kernels round differently
-    return tensor if own is None else tensor.to(own.device, own.dtype, copy=True)  # aligned memory of its own.clone()
+def _like(own: Tensor | None, tensor: Tensor) -> Tensor:
+    """A copy in memory of its own: in files tensors lie at any address, and there some kernels round differently."""
+    if own is None or own.is_meta:
+        return tensor.clone()
+    return tensor.to(own.device, own.dtype, copy=True)
 
 
 def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import fx, nn
 
-from search_spaces import InvalidInput, SubnetConfig
-from subnet_search.batches import device_of, first_images, first_problem, input_size
+from search_spaces import SubnetConfig
+from subnet_search.batches import device_of, first_images, input_size
 from subnet_search.data import Batch
 from subnet_search.elastic.extraction import TOLERANCE, cut_out, difference_on
 from subnet_search.elastic.statistics import Statistics
@@ -21,6 +19,7 @@ from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import check_calibrated, evaluation_mode, top1_percent
 from subnet_search.measure.counter import count_macs, count_params
 from subnet_search.measure.evaluator import statistics_on
+from subnet_search.models import load_weights
 
 COMPARED_IMAGES = 16
 
@@ -104,23 +103,6 @@ def prove(
         accuracy_reloaded=measured,
         passed=agrees and equal and found == promised and stored == measured,
     )
-
-
-def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
-    """Reads a safetensors file into the structure `net`, whose parameters may still be on the meta device.
-
-    Raises:
-        InvalidInput: the file is missing or broken, or belongs to another structure.
-    """
-    try:
-        # cloned: tensors of a file lie unaligned in memory, and kernels then round differently
-        net.load_state_dict({name: tensor.clone() for name, tensor in load_file(path).items()}, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        problem = first_problem(error) if isinstance(error, RuntimeError) else error
-        raise InvalidInput(
-            f"{path} does not hold the weights of this {type(net).__name__}: {problem}; write the net again"
-        ) from error
-    return net
 
 
 def same_net(first: nn.Module, second: nn.Module, inputs: torch.Tensor) -> bool:

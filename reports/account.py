@@ -1,0 +1,151 @@
+"""What was done, with what: the sentences and tables of a report that need no figure."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from reports.units import count, magnitude, text
+from reports.view import Chosen, RunView
+
+Rows = list[tuple[str, str]]
+METHODS = (
+    ("Model", "model", "name"),
+    ("Weights", "model", "weights"),
+    ("Supernet epochs", "train", "epochs"),
+    ("Ranking", "rank", "ranker"),
+    ("Searcher", "search", "searcher"),
+    ("Fine-tuning epochs", "finetune", "epochs"),
+)
+
+
+def summary(run: RunView) -> str:
+    """What was done, in one sentence with numbers."""
+    model, data = run.setting("model", "name"), run.setting("data", "source")
+    told = f"From {model or 'the model'}"
+    told += f" ({magnitude(run.space.size)} sub-nets)" if run.space else ""
+    told += f" on {data}" if data else ""
+    if not run.seen:
+        return f"{told}, no sub-net has been evaluated yet."
+    counts = Counter(seen.searcher for seen in run.seen)
+    by = {"uniform": "of uniform width", "random": "drawn at random"}
+    parts = ", ".join(f"{counts[name]} {by.get(name, f'asked for by {name}')}" for name in run.searchers())
+    told += f", {count(len(run.seen), 'sub-net')} were evaluated ({parts})"
+    if run.front:
+        told += f" and {len(run.front)} of them form the Pareto front"
+    if run.chosen and "macs" in run.chosen[0].costs and run.full.get("macs"):
+        told += _smallest(run, run.chosen[0])
+    return f"{told}."
+
+
+def notes(run: RunView) -> list[str]:
+    """What a reader must know before believing the rest."""
+    told = []
+    if run.failures:
+        most = Counter(run.failures).most_common(3)
+        reasons = "; ".join(f"{reason or 'no reason given'} ({times})" for reason, times in most)
+        told.append(f"{count(len(run.failures), 'evaluation')} failed: {reasons}.")
+    if run.left_out:
+        others = count(run.left_out, "evaluation")
+        told.append(f"Left out: {others} in the journal made with other weights, data or protocol.")
+    if run.chosen and not any(chosen.after for chosen in run.chosen):
+        told.append("The chosen sub-nets have not been fine-tuned yet.")
+    failed = [chosen.label for chosen in run.chosen if chosen.proof and not chosen.proof.get("passed")]
+    if failed:
+        told.append(f"The proof of {', '.join(failed)} failed: do not use these files.")
+    return told
+
+
+def coverage(run: RunView) -> dict[str, Any] | None:
+    """What is elastic, and what is not by reason; None before the network was converted."""
+    table = run.coverage
+    if not table:
+        return None
+    groups, blocks = table.get("groups", ()), table.get("blocks", ())
+    told = f"{count(len(groups), 'width knob')} and {count(len(blocks), 'skippable block')}"
+    if run.space:
+        told += f" span {magnitude(run.space.size)} different sub-nets"
+    if "reachable_macs_share" in table:
+        share = 100 * table["reachable_macs_share"]
+        told += f"; {share:.1f} % of the full net's MACs lie in layers that can shrink or be skipped"
+    if "smallest" in table and "largest" in table:
+        told += f". They reach from {_size(table['smallest'])} to {_size(table['largest'])}"
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for entry in table.get("fixed", ()):
+        reasons[entry["reason"]].append(entry["path"])
+    return {
+        "sentence": f"{told}.",
+        "groups": groups,
+        "blocks": [block["path"] for block in blocks],
+        "fixed": sorted(reasons.items()),
+    }
+
+
+def facts(run: RunView) -> list[tuple[str, Rows]]:
+    """Captions and rows: methods, device and versions, data and splits, seeds, time."""
+    methods = [
+        (what, str(run.setting(*where))) for what, *where in METHODS if run.setting(*where) is not None
+    ]
+    settings = shlex.quote(f"runs/{run.name}/settings.toml")
+    methods.append(("Repeat it all", f"subnet-search run {settings} --name again"))
+    seeds = [("recipe", str(run.settings["seed"]))] if "seed" in run.settings else []
+    for name, table in run.settings.items():
+        if isinstance(table, Mapping) and "seed" in table:
+            seeds.append((f"[{name}]", str(table["seed"])))
+    seeds += [(f"fine-tuning of {c.label}", ", ".join(map(str, c.seeds))) for c in run.chosen if c.seeds]
+    parts: dict[str, Rows] = {
+        "Method": methods,
+        "Device and versions": _flat(run.device),
+        "Data and splits": _flat(run.splits),
+        "Seeds": seeds,
+        "Time": _times(run),
+    }
+    return [(caption, rows or [("not recorded", "yet")]) for caption, rows in parts.items()]
+
+
+def _smallest(run: RunView, best: Chosen) -> str:
+    """How small and how good the smallest chosen sub-net is, on test if that was looked at."""
+    share = 100 * best.costs["macs"] / run.full["macs"]
+    told = f"; of {count(len(run.chosen), 'chosen sub-net')}, {best.label} needs {share:.1f} %"
+    told += f" of the full net's {text('macs', run.full['macs'])}"
+    name = "top1_percent"
+    for split, mine, theirs in (
+        ("test", best.test, run.full_test),
+        ("search-validation", {**best.before, **best.after}, run.full),
+    ):
+        if name in mine:
+            told += f" and reaches {text(name, mine[name])} top-1 on {split}"
+            return told + (f" (full net: {text(name, theirs[name])})" if name in theirs else "")
+    return told
+
+
+def _times(run: RunView) -> Rows:
+    stamps = [datetime.fromtimestamp(event["time"], UTC) for event in run.events if "time" in event]
+    rows = [
+        (what, stamp.strftime("%Y-%m-%d %H:%M UTC")) for what, stamp in zip(("Begun",), stamps, strict=False)
+    ]
+    rows += [("Last event", stamp.strftime("%Y-%m-%d %H:%M UTC")) for stamp in stamps[-1:]]
+    stages: dict[str, float] = defaultdict(float)
+    for event in run.events:
+        if event.get("kind") == "end" and "seconds" in event:
+            stages[str(event.get("stage"))] += event["seconds"]
+    return rows + [(stage, f"{seconds:,.1f} s") for stage, seconds in stages.items()]
+
+
+def _size(end: Mapping[str, int]) -> str:
+    return f"{text('macs', end['macs'])} and {text('params', end['params'])} parameters"
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Rows:
+    """Nested JSON as rows of dotted names and texts."""
+    rows: Rows = []
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows.append((f"{prefix}{name}".replace("_", " "), shown))
+    return rows
