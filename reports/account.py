@@ -147,5 +147,5 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Rows:
             rows += _flat(value, f"{prefix}{name}.")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows.append((f"{prefix}{name}".replace("_", " "), shown))
+            rows.append((f"{prefix}{name}".replace("_", " "), shown or "none"))
     return rows

@@ -38,6 +38,7 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "random": {"marker": "x", "color": RANDOM, "s": 20, "linewidths": 1.1, "zorder": 2},
 }
 BASELINE_NAMES = {"uniform": "uniform width (baseline)", "random": "random (baseline)"}
+NEAR_PIXELS = 14  # at the 100 dots per inch in which a figure is laid out
 STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 9.5,
@@ -244,12 +245,29 @@ def _chosen(axes: Axes, view: ParetoView, x: float, y: float) -> None:
         _scatter(axes, before, x, y, facecolors=PAPER, label="chosen, before fine-tuning", **style)
     if after:
         _scatter(axes, after, x, y, facecolors=TUNED, label="chosen, fine-tuned", **style)
+    named: list[tuple[str, float, float]] = []
     for label, first, last in view.chosen:
         if first and last:
             ends = [first.x / x, last.x / x], [first.y / y, last.y / y]
             axes.plot(*ends, color=TUNED, linewidth=1.2, zorder=6.5)
         if point := last or first:
-            _above(axes, label, point.x / x, point.y / y, 7, weight="bold", zorder=8)
+            named.append((label, point.x / x, point.y / y))
+    for label, at_x, at_y in _joined(axes, named):
+        _above(axes, label, at_x, at_y, 7, weight="bold", zorder=8)
+
+
+def _joined(axes: Axes, named: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Joins the labels of points that lie too close together for a label each."""
+    joined: list[tuple[str, float, float]] = []
+    for label, x, y in named:
+        here = axes.transData.transform((x, y))
+        for place, (others, at_x, at_y) in enumerate(joined):
+            if abs(axes.transData.transform((at_x, at_y)) - here).max() < NEAR_PIXELS:
+                joined[place] = (f"{others}, {label}", at_x, max(at_y, y))
+                break
+        else:
+            joined.append((label, x, y))
+    return joined
 
 
 def _above(axes: Axes, words: str, x: float, y: float, points: float, **style: Any) -> None:

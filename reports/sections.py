@@ -132,7 +132,7 @@ def _row(run: RunView, chosen: Chosen, folder: str) -> Section:
         "uniform": text(accuracy, uniform.get(accuracy)),
         "uniform_macs": text("macs", uniform["macs"]) if uniform else "",
         "proof": bool(chosen.proof["passed"]) if "passed" in chosen.proof else None,
-        "proof_detail": "" if difference is None else f"max. difference {difference:.1e}",
+        "proof_detail": "" if difference is None else f"max. difference {difference:.2g}",
         "files": [
             (quote(f"{folder}/{name}".removeprefix("./")), name.rpartition("/")[2], text("bytes", size))
             for name, size in chosen.files

@@ -23,6 +23,7 @@ UNITS = {
     "px": "px",
 }
 SCALED = ("macs", "params", "bytes")  # quantities that read better with k, M, G
+NO_BREAK = "\u00a0"
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -45,7 +46,8 @@ def axis(name: str, values: Iterable[float]) -> Axis:
     unit = _split(name)[1]
     divisor, prefix = 1.0, ""
     if unit in SCALED:
-        divisor, prefix = _prefix(max((abs(value) for value in values), default=0.0))
+        largest = max((abs(value) for value in values), default=0.0)
+        divisor, prefix = _prefix(largest / 3)  # ticks from 0 to 2000 k read better than from 0 to 2 M
     symbol = f"{prefix} {UNITS[unit]}".strip() if unit == "macs" else prefix + UNITS.get(unit, "")
     return Axis(f"{words(name)} ({symbol})" if symbol else words(name), divisor)
 
@@ -56,12 +58,13 @@ def text(name: str, value: float | None) -> str:
         return "–"
     unit = _split(name)[1]
     if unit == "percent":
-        return f"{value:.2f} %"
+        return f"{value:.2f}{NO_BREAK}%"
     if unit in SCALED:
         divisor, prefix = _prefix(abs(value))
-        number = f"{value:.0f}" if divisor == 1 else f"{value / divisor:.{_digits(value / divisor)}f}"
-        return f"{number} {prefix}{' ' if prefix and unit == 'macs' else ''}{UNITS[unit]}".strip()
-    return f"{value:.4g} {UNITS.get(unit, '')}".strip()
+        digits = 0 if divisor == 1 else _digits(value / divisor)
+        symbol = f"{prefix}{NO_BREAK}{UNITS[unit]}" if unit == "macs" and prefix else prefix + UNITS[unit]
+        return f"{value / divisor:.{digits}f}{NO_BREAK}{symbol}".strip()
+    return f"{value:.4g}{NO_BREAK}{UNITS.get(unit, '')}".strip()
 
 
 def count(number: int, noun: str) -> str:

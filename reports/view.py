@@ -230,7 +230,7 @@ def _chosen(run: Run, space: SearchSpace | None, costs: CostTable | None) -> tup
 def _subnet(run: Run, place: str, space: SearchSpace | None, costs: CostTable | None) -> Chosen:
     config = config_from_json(run.read_json(f"{place}/config.json"))
     proof, metrics = _json(run, f"{place}/proof.json"), _json(run, f"{place}/metrics.json")
-    counted = {name: float(proof[name]) for name in ("macs", "params") if name in proof}
+    counted = {name: float(proof[name]) for name in COST_NAMES if name in proof}
     files = [name for name in run.names() if name.startswith(f"{place}/")]
     return Chosen(
         label="",

@@ -139,14 +139,14 @@ def inspect(
 @app.command()
 @guarded
 def train(target: Target, out: Out = Path("runs")) -> None:
-    """Train the network if it has no weights yet, and the supernet."""
+    """Train the supernet, after the stages before it."""
     _stage(target, out, "train")
 
 
 @app.command()
 @guarded
 def rank(target: Target, out: Out = Path("runs")) -> None:
-    """Rank the channels, and the stages before it."""
+    """Rank the channels of the trained network, which is trained first if it has no weights yet."""
     _stage(target, out, "rank")
 
 

@@ -64,28 +64,31 @@ def train_teacher(bench: Workbench) -> None:
     save_weights(bench.run, "teacher.safetensors", supernet.model)
 
 
+def rank_channels(bench: Workbench) -> None:
+    """Which channels of the trained network go first, before sub-nets are trained as prefixes of that order.
+
+    Ranking anew after the sandwich rule would tear apart what it trained to work together.
+    """
+    settings = bench.recipe.rank
+    ranker = RANKERS[settings.ranker]
+    if ranker is random_ranking:
+        ranker = functools.partial(random_ranking, seed=settings.seed)
+    ranking = rank(bench.new_supernet().to(bench.device), bench.calibration(settings.images), ranker)
+    order = {name: units.tolist() for name, units in ranking.items()}
+    bench.run.write_json(
+        "ranking.json", {"ranker": settings.ranker, "weights": bench.teacher_checksum(), "order": order}
+    )
+
+
 def train_supernet(bench: Workbench) -> None:
-    """Training of all sub-nets together by the sandwich rule."""
-    supernet, settings = bench.new_supernet(), bench.recipe.train
+    """Training of all sub-nets together by the sandwich rule, from the ranked weights."""
+    supernet, settings = bench.ranked_supernet(), bench.recipe.train
     teachers = describe_step(PlainStep())
     if bench.run.has("checkpoint.json") and bench.run.read_json("checkpoint.json")["stage"] == teachers:
         drop_checkpoint(bench.run, "checkpoint")  # the teacher is done
     step = SandwichStep(num_random=settings.num_random, distill=settings.distill)
     train(supernet, bench.splits, step, settings, bench.run)
     save_weights(bench.run, "supernet.safetensors", supernet.model)
-
-
-def rank_channels(bench: Workbench) -> None:
-    """Which channels go first; the weights on disk keep their order, so no ranking is applied twice."""
-    settings = bench.recipe.rank
-    ranker = RANKERS[settings.ranker]
-    if ranker is random_ranking:
-        ranker = functools.partial(random_ranking, seed=settings.seed)
-    ranking = rank(bench.trained_supernet().to(bench.device), bench.calibration(settings.images), ranker)
-    order = {name: units.tolist() for name, units in ranking.items()}
-    bench.run.write_json(
-        "ranking.json", {"ranker": settings.ranker, "weights": bench.weights_checksum(), "order": order}
-    )
 
 
 def search_front(bench: Workbench) -> None:
@@ -242,8 +245,8 @@ def _each_chosen_has(name: str) -> Callable[[Run], bool]:
 STAGES = (
     Stage("prepare", lambda run: run.has("coverage.json"), prepare),
     Stage("teacher", lambda run: run.has("teacher.safetensors"), train_teacher),
-    Stage("train", lambda run: run.has("supernet.safetensors"), train_supernet),
     Stage("rank", lambda run: run.has("ranking.json"), rank_channels),
+    Stage("train", lambda run: run.has("supernet.safetensors"), train_supernet),
     Stage("search", lambda run: run.has("front.json"), search_front),
     Stage("finetune", _each_chosen_has("metrics.json"), choose_and_tune),
     Stage("test", lambda run: run.has("metrics.json"), look_at_test),

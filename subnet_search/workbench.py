@@ -83,32 +83,31 @@ class Workbench:
             )
         return supernet
 
-    @cached_property
-    def supernet(self) -> Supernet:
-        """The trained supernet, its channels in ranked order."""
-        supernet = self.trained_supernet()
-        ranking = self.run.read_json("ranking.json")
-        if ranking["weights"] != self.weights_checksum():
+    def ranked_supernet(self) -> Supernet:
+        """The converted network, untrained, its channels in ranked order."""
+        supernet, ranking = self.new_supernet(), self.run.read_json("ranking.json")
+        if ranking["weights"] != self.teacher_checksum():
             raise InvalidInput(
-                f"ranking.json of run {self.run.folder} belongs to other supernet weights; "
-                "delete ranking.json, front.json and subnets/ and resume"
+                f"ranking.json of run {self.run.folder} belongs to other weights than teacher.safetensors; "
+                "delete ranking.json and resume"
             )
         supernet.reorder({name: torch.tensor(order) for name, order in ranking["order"].items()})
-        return supernet.eval()
-
-    def trained_supernet(self) -> Supernet:
-        """The trained supernet, its channels in the original order."""
-        supernet = self.new_supernet()
-        load_weights(supernet.model, self.run.verify("supernet.safetensors"))
         return supernet
 
-    def weights_checksum(self) -> str:
-        """SHA-256 of the trained supernet's file."""
-        return hashlib.sha256(self.run.read("supernet.safetensors")).hexdigest()
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet; its weights were stored in ranked order."""
+        supernet = self.new_supernet()
+        load_weights(supernet.model, self.run.verify("supernet.safetensors"))
+        return supernet.eval()
+
+    def teacher_checksum(self) -> str:
+        """SHA-256 of the file with the full network's own weights, which are ranked."""
+        return hashlib.sha256(self.run.read("teacher.safetensors")).hexdigest()
 
     @cached_property
     def evaluator(self) -> SupernetEvaluator:
-        """Measures sub-nets of the ranked supernet on search-validation."""
+        """Measures sub-nets of the trained supernet on search-validation."""
         settings = self.recipe
         return make_evaluator(self.supernet, self.splits, settings.search.objectives, settings.evaluate)
 

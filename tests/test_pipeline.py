@@ -45,7 +45,7 @@ choose = 2
 [finetune]
 epochs = 1
 """
-ROAD = ["prepare", "teacher", "train", "rank", "search", "finetune", "test", "export"]
+ROAD = ["prepare", "teacher", "rank", "train", "search", "finetune", "test", "export"]
 
 
 def write_recipe(folder: Path, text: str = RECIPE) -> str:
@@ -218,8 +218,8 @@ def test_truncated_weights_are_refused_and_named(
     copy = shutil.copytree(finished, tmp_path / "copy")
     weights = copy / "supernet.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    (copy / "ranking.json").unlink()
-    assert run_command(["rank", str(copy)]) == 2
+    (copy / "front.json").unlink()
+    assert run_command(["search", str(copy)]) == 2
     told = capsys.readouterr().err
     assert "supernet.safetensors" in told
     assert "Traceback" not in told
@@ -231,9 +231,9 @@ def test_a_ranking_of_other_weights_is_refused(
     copy = shutil.copytree(finished, tmp_path / "copy")
     with open_run(copy) as run:
         run.write_json("ranking.json", {**run.read_json("ranking.json"), "weights": "0" * 64})
-    (copy / "front.json").unlink()
-    assert run_command(["search", str(copy)]) == 2
-    assert "other supernet weights" in capsys.readouterr().err
+    (copy / "supernet.safetensors").unlink()
+    assert run_command(["train", str(copy)]) == 2
+    assert "other weights than teacher.safetensors" in capsys.readouterr().err
 
 
 def test_a_run_folder_of_another_space_is_refused(
