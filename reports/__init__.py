@@ -1,6 +1,6 @@
 """What people read: run folders as plain records, figures and one self-contained page. No torch."""
 
-from reports.figures import plot_front
+from reports.overlay import plot_front
 from reports.page import write_report
 from reports.view import read_run
 

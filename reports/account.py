@@ -33,7 +33,9 @@ def summary(run: RunView) -> str:
     counts = Counter(seen.searcher for seen in run.seen)
     by = {"uniform": "of uniform width", "random": "drawn at random"}
     parts = ", ".join(f"{counts[name]} {by.get(name, f'asked for by {name}')}" for name in run.searchers())
-    told += f", {count(len(run.seen), 'sub-net')} were evaluated ({parts})"
+    told += (
+        f", {count(len(run.seen), 'sub-net')} {'was' if len(run.seen) == 1 else 'were'} evaluated ({parts})"
+    )
     if run.front:
         told += f" and {len(run.front)} of them form the Pareto front"
     if run.chosen and "macs" in run.chosen[0].costs and run.full.get("macs"):

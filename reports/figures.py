@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.series import HypervolumeView, LayerBar, ParetoView, Point, pareto_view
+from reports.series import HypervolumeView, LayerBar, ParetoView, Point
 from reports.svg import inline
 from reports.units import axis
-from reports.view import read_run
-from search_spaces import InvalidInput
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +126,10 @@ def draw_widths(bars: Sequence[LayerBar]) -> Figure:
                 if not bar.skipped:
                     _above(axes, str(bar.kept), place, kept[place], 1.5, fontsize=7)
         size = 5.5 if crowded else 7.5
-        axes.set_xticks(list(places), [_short(bar.path) for bar in bars], rotation=90, fontsize=size)
+        named = places[:: 1 + len(bars) // 110]  # more labels would overlap
+        axes.set_xticks(
+            list(named), [_short(bars[place].path) for place in named], rotation=90, fontsize=size
+        )
         axes.set_xlim(-0.7, max(len(bars) - 0.3, 1))
         axes.set_ylim(0, 112)
         axes.set_yticks([0, 25, 50, 75, 100])
@@ -149,35 +149,6 @@ def draw_fronts(views: Sequence[ParetoView]) -> Figure:
             _front(axes, view, x, y, color=colour, marker=marker, markersize=4.5, label=view.run)
         axes.legend(loc="best")
     return figure
-
-
-def plot_front(
-    runs: str | Path | Sequence[str | Path],
-    x: str = "macs",
-    y: str = "top1_percent",
-    out: str | Path = "front.png",
-) -> Path:
-    """Draws the Pareto fronts of one or more run folders into one figure.
-
-    Args:
-        runs: run folders; a single one is drawn in full, with its baselines and chosen sub-nets.
-        x, y: objectives or costs that every run knows.
-        out: the file to write; its ending decides between .png, .svg and .pdf.
-
-    Raises:
-        InvalidInput: no run, a folder that is no run, values a run does not have, another ending.
-    """
-    folders = [runs] if isinstance(runs, str | Path) else list(runs)
-    out = Path(out)
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise InvalidInput(f"a figure is written as .png, .svg or .pdf, got {str(out)!r}")
-    if not folders:
-        raise InvalidInput("a figure needs at least one run folder, got none")
-    views = [pareto_view(read_run(folder), x, y) for folder in folders]
-    figure = draw_pareto(views[0]) if len(views) == 1 else draw_fronts(views)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(render(figure, out.suffix[1:]))
-    return out
 
 
 def render(figure: Figure, kind: str = "png") -> bytes:

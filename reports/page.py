@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from reports import account, sections
 from reports.view import RunView, read_run
-from search_spaces import SubnetSearchError
+from subnet_search.record.atomic import telling_what_failed, write_whole
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -27,15 +26,11 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     """
     out = Path(folder, "report.html") if out is None else Path(out)
     page, figures = build_page(read_run(folder), os.path.relpath(folder, out.parent))
-    try:
-        (out.parent / "figures").mkdir(parents=True, exist_ok=True)
-        for name, content in figures.items():
-            _replace(out.parent / "figures" / name, content)
-        _replace(out, page.encode())
-    except OSError as error:
-        raise SubnetSearchError(
-            f"the report {out} cannot be written: {error}; choose another place"
-        ) from error
+    contents = {out.parent / "figures" / name: png for name, png in figures.items()}
+    for path, content in {**contents, out: page.encode()}.items():
+        with telling_what_failed(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
     return out
 
 
@@ -60,16 +55,3 @@ def build_page(run: RunView, folder: str = ".") -> tuple[str, dict[str, bytes]]:
         settings_toml=run.settings_toml,
     )
     return page, figures
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes whole or not at all; what was there stays until the new file is complete."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -20,7 +20,7 @@ Section = dict[str, Any]
 CHOSEN_CAPTION = (
     "Before and after fine-tuning are measured on the search-validation split, on which sub-nets are chosen; "
     "test is looked at once, at the very end. The best uniform width is the search's own baseline, before "
-    "fine-tuning."
+    "fine-tuning. The full net is the supernet's largest on search-validation, the network given on test."
 )
 
 

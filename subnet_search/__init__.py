@@ -14,6 +14,7 @@ _HOMES = {
     "finetuning": ("finetune",),
     "measure": ("make_evaluator", "prove"),
     "models": ("load_model",),
+    "rebuilding": ("load_subnet",),
     "ranking": ("rank",),
     "record": ("Evaluation", "Objective", "ParetoFront", "create_run", "open_run"),
     "searchers": ("Budget", "make_searcher", "search"),

@@ -10,6 +10,7 @@ from .measure import make_evaluator as make_evaluator
 from .measure import prove as prove
 from .models import load_model as load_model
 from .ranking import rank as rank
+from .rebuilding import load_subnet as load_subnet
 from .record import Evaluation as Evaluation
 from .record import Objective as Objective
 from .record import ParetoFront as ParetoFront

@@ -22,11 +22,12 @@ from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
 from subnet_search.measure import describe_device, prove, top1_percent
 from subnet_search.ranking import RANKERS, random_ranking, rank
+from subnet_search.rebuilding import describe_network, rebuild_network
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
 from subnet_search.searchers import Budget, SearchResult, search
 from subnet_search.training import PlainStep, SandwichStep, train
 from subnet_search.training.loop import describe_step
-from subnet_search.workbench import Workbench, save_weights
+from subnet_search.workbench import Workbench, chosen_keys, save_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def choose_and_tune(bench: Workbench) -> None:
     for member in members:
         run.write_json(f"subnets/{member.config.key}/config.json", config_to_json(member.config))
     for config in bench.chosen():
-        if not run.has(f"subnets/{config.key}/metrics.json"):
+        if not is_tuned(run, config.key):
             tune(bench, config)
 
 
@@ -202,7 +203,7 @@ def look_at_test(bench: Workbench) -> None:
 def prove_and_export(bench: Workbench) -> None:
     """Writes each chosen sub-net in the formats asked for, with the proof that it is right."""
     for config in bench.chosen():
-        if not bench.run.has(f"subnets/{config.key}/proof.json"):
+        if not is_proved(bench.run, config.key):
             export_one(bench, config)
 
 
@@ -218,12 +219,14 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
         for exported in export(net, bench.example, folder, bench.recipe.export.formats):
             with run.writing(f"{place}/{Path(exported.path).name}") as path:
                 shutil.copyfile(exported.path, path)
+    network = describe_network(bench.recipe.model, bench.supernet, config)
+    run.write_json(f"{place}/network.json", network)
     proof = prove(
         bench.supernet,
         config,
         bench.statistics(config),
         net,
-        build=lambda: bench.extracted(config),
+        build=lambda: rebuild_network(network),
         weights=run.verify(f"{place}/net.safetensors"),
         batches=bench.splits.search_val,
         accuracy_stored=run.read_json(f"{place}/metrics.json")["after"]["top1_percent"],
@@ -234,12 +237,20 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
     bench.say(f"  {config.key}: proved and exported to {run.folder}/{place}")
 
 
-def _each_chosen_has(name: str) -> Callable[[Run], bool]:
-    def done(run: Run) -> bool:
-        places = [file.parent.name for file in run.folder.glob("subnets/*/config.json")]
-        return bool(places) and all(run.has(f"subnets/{key}/{name}") for key in places)
+def is_tuned(run: Run, key: str) -> bool:
+    """Whether a sub-net is fine-tuned."""
+    return run.has(f"subnets/{key}/metrics.json")
 
-    return done
+
+def is_proved(run: Run, key: str) -> bool:
+    """Whether a sub-net is exported and passed its proof."""
+    name = f"subnets/{key}/proof.json"
+    return run.has(name) and bool(run.read_json(name)["passed"])
+
+
+def each_chosen(done: Callable[[Run, str], bool]) -> Callable[[Run], bool]:
+    """Whether sub-nets are chosen, and all of them are `done`."""
+    return lambda run: bool(keys := chosen_keys(run)) and all(done(run, key) for key in keys)
 
 
 STAGES = (
@@ -248,7 +259,7 @@ STAGES = (
     Stage("rank", lambda run: run.has("ranking.json"), rank_channels),
     Stage("train", lambda run: run.has("supernet.safetensors"), train_supernet),
     Stage("search", lambda run: run.has("front.json"), search_front),
-    Stage("finetune", _each_chosen_has("metrics.json"), choose_and_tune),
+    Stage("finetune", each_chosen(is_tuned), choose_and_tune),
     Stage("test", lambda run: run.has("metrics.json"), look_at_test),
-    Stage("export", _each_chosen_has("proof.json"), prove_and_export),
+    Stage("export", each_chosen(is_proved), prove_and_export),
 )

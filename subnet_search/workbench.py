@@ -136,11 +136,8 @@ class Workbench:
 
     def chosen(self) -> list[SubnetConfig]:
         """The configs that were chosen for fine-tuning, by key."""
-        folders = sorted(self.run.folder.glob("subnets/*/config.json"))
-        return [
-            config_from_json(self.run.read_json(f"subnets/{file.parent.name}/config.json"))
-            for file in folders
-        ]
+        files = [f"subnets/{key}/config.json" for key in chosen_keys(self.run)]
+        return [config_from_json(self.run.read_json(file)) for file in files]
 
     def statistics(self, config: SubnetConfig) -> Statistics:
         """The batch-norm statistics of a chosen sub-net, kept in the run."""
@@ -169,3 +166,8 @@ def save_weights(run: Run, name: str, net: nn.Module) -> None:
     """Writes the weights of `net` into the run, whole or not at all."""
     tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in net.state_dict().items()}
     run.write(name, safetensors.torch.save(tensors))
+
+
+def chosen_keys(run: Run) -> list[str]:
+    """Keys of the sub-nets that were chosen."""
+    return sorted(file.parent.name for file in run.folder.glob("subnets/*/config.json"))

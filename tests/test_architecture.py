@@ -18,7 +18,7 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
     {"settings", "record", "progress", "factories"},
     {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models"},
     {"ranking", "training", "measure"},
-    {"finetuning", "exporting"},
+    {"finetuning", "exporting", "rebuilding"},
     {"choosing", "workbench", "stages", "pipeline"},
     {"cli"},
     {"__init__", "__main__"},

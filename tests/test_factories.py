@@ -26,5 +26,5 @@ def test_an_error_in_the_users_module_is_reported_in_one_line(
 
 @pytest.mark.parametrize("name", ["", ":", "module", "module:", ":make"])
 def test_names_that_are_none_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match='is named "package.module:factory"'):
+    with pytest.raises(InvalidInput, match=r'is named "package\.module:factory"'):
         call_factory(name, {}, list, "list")

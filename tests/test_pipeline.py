@@ -16,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from search_spaces import SubnetConfig, config_from_json, costs_from_json, space_from_json
+from search_spaces import InvalidInput, SubnetConfig, config_from_json, costs_from_json, space_from_json
 from subnet_search import pipeline, stages
 from subnet_search.cli import run_command
 from subnet_search.data import digits
+from subnet_search.rebuilding import load_subnet
 from subnet_search.recipe import parse_recipe
 from subnet_search.record import open_run
 from subnet_search.settings import DataSettings
@@ -84,7 +85,7 @@ def test_the_run_folder_holds_what_the_design_promises(finished: Path) -> None:
     assert list((finished / "figures").glob("*.png"))
     for config in chosen_of(finished):
         names = {path.name for path in (finished / "subnets" / config.key).iterdir()}
-        assert names == {"config.json", "net.safetensors", "net.pt2", "proof.json", "metrics.json"}
+        assert names == set("config.json network.json net.safetensors net.pt2 proof.json metrics.json".split())
         assert (finished / "statistics" / f"{config.key}.safetensors").is_file()
     assert [
         event["stage"] for event in open_run(finished, write=False).events() if event["kind"] == "end"
@@ -295,3 +296,29 @@ def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
         torch.equal(mine[key], tensor) for key, tensor in load_file(finished / "supernet.safetensors").items()
     )
     assert chosen_of(tmp_path / "small") == chosen_of(finished)
+
+
+def test_a_subnet_is_loaded_from_a_copy_of_its_folder(finished: Path, tmp_path: Path) -> None:
+    config = chosen_of(finished)[0]
+    folder = shutil.copytree(finished / "subnets" / config.key, tmp_path / "alone")
+    net = load_subnet(folder)
+    assert sum(p.numel() for p in net.parameters()) == read_json(folder, "proof.json")["params"]
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(net(x), torch.export.load(folder / "net.pt2").module()(x))
+
+
+def test_a_folder_that_holds_no_subnet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="give the folder of an exported sub-net"):
+        load_subnet(tmp_path)
+    (tmp_path / "network.json").write_text("[]")
+    with pytest.raises(InvalidInput, match="must name name, options, layers and skipped"):
+        load_subnet(tmp_path)
+
+
+def test_a_subnet_that_failed_its_proof_is_proved_again(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    name = f"subnets/{chosen_of(copy)[0].key}/proof.json"
+    with open_run(copy) as run:
+        run.write_json(name, {**run.read_json(name), "passed": False})
+    assert run_command(["export", str(copy)]) == 0
+    assert read_json(copy, name)["passed"] is True

@@ -140,7 +140,7 @@ def as_page(stored: dict[str, Any]) -> str:
         [
             *rows,
             "",
-            f"The claim (on average within {AIM_POINTS} points of the full net on test) {verdict} for the chosen sub-net.",
+            f"The claim (chosen sub-net on average within {AIM_POINTS} points of the full net on test) {verdict}.",
             f"One test image is {one_image:.2f} points. Points that the chosen sub-net lies behind, mean (by seed):",
             "",
             *gaps,

@@ -167,9 +167,16 @@ def _search(run: Run, space: SearchSpace, table: CostTable, evaluations: int) ->
     return seen
 
 
-def record(run: Run, n: int, config: SubnetConfig, searcher: str, values: dict[str, float] | None) -> None:
+def record(
+    run: Run,
+    n: int,
+    config: SubnetConfig,
+    searcher: str,
+    values: dict[str, float] | None,
+    context: str = "c0ffee",
+) -> None:
     """One evaluation's lines in the journal; without values it failed."""
-    run.journal.ask(n, config, "c0ffee", searcher)
+    run.journal.ask(n, config, context, searcher)
     if values:
         run.journal.result(n, values, seconds=0.5)
     else:

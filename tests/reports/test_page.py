@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from reports import read_run, write_report
+from reports.account import notes, summary
+from reports.page import build_page
+from reports.sections import rebuild_command
+from search_spaces import SubnetSearchError
+from subnet_search.record.run import create_run, open_run
+from tests.reports.synthetic import SETTINGS, write_run
+
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>--></svg></pre>{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """The elements, attributes, links and visible words of a page."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: Counter[str] = Counter()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes.update(name for name, _ in attrs)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data.replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="session")
+def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(finished, tmp_path_factory.mktemp("out") / "report.html")
+
+
+@pytest.fixture(scope="session")
+def page(report: Path) -> Page:
+    return Page(report.read_text("utf-8"))
+
+
+def test_the_page_needs_no_network(report: Path, page: Page) -> None:
+    content = report.read_text("utf-8")
+    assert "default-src 'none'" in content
+    assert "http://" not in content
+    assert "https://" not in content
+    assert page.tags.keys().isdisjoint({"script", "img", "iframe", "object", "embed"})
+    assert [link for link in page.links if ":" in link] == ["data:,"]
+
+
+def test_every_link_leads_somewhere(report: Path, page: Page) -> None:
+    within = {link[1:] for link in page.links if link.startswith("#")}
+    assert within <= set(page.ids)
+    files = {link for link in page.links if link[0] != "#" and link != "data:,"}
+    assert all((report.parent / unquote(link)).is_file() for link in files)
+    assert sum(link.endswith("net.pt2") for link in files) == 3
+    assert sum(link.endswith(".png") for link in files) == 5
+
+
+def test_every_id_of_the_page_is_its_own(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_figure_has_a_description(report: Path) -> None:
+    content = report.read_text("utf-8")
+    described = re.findall(r'role="img" aria-label="([^"]{40,})"', content)
+    assert len(described) == content.count("<svg") == 5
+
+
+def test_the_page_says_what_the_record_says(finished: Path, page: Page) -> None:
+    run = read_run(finished)
+    for chosen in run.chosen:
+        numbers = (*chosen.before.values(), *chosen.after.values(), *chosen.test.values())
+        assert all(f"{number:.2f} %" in page.words for number in numbers)
+        assert rebuild_command("runs/finished", chosen.key) in page.words
+    for told in ("2.15.0", "A processor", "taylor", "it writes the model's output", "layer3.2.conv2"):
+        assert told in page.words
+    assert SETTINGS in page.words
+
+
+def test_the_summary_is_one_sentence_with_numbers(finished: Path) -> None:
+    run = read_run(finished)
+    share = 100 * run.chosen[0].costs["macs"] / run.full["macs"]
+    told = summary(run).replace("\u00a0", " ")
+    assert told.startswith(
+        "From subnet_search.models:resnet20 (1.5 × 10¹¹ sub-nets) on digits, 60 sub-nets were evaluated"
+    )
+    assert "(7 of uniform width, 12 drawn at random, 41 asked for by nsga2)" in told
+    assert f"A needs {share:.1f} % of the full net's 40.6 M MACs" in told
+    assert told.endswith(f"{run.chosen[0].test['top1_percent']:.2f} % top-1 on test (full net: 91.83 %).")
+
+
+def test_the_best_uniform_net_needs_no_more_macs(finished: Path, page: Page) -> None:
+    run = read_run(finished)
+    uniform = [s.values for s in run.seen if s.searcher == "uniform"]
+    for chosen in run.chosen:
+        fitting = [v["top1_percent"] for v in uniform if v["macs"] <= chosen.costs["macs"]]
+        assert not fitting or f"{max(fitting):.2f} %" in page.words
+
+
+def test_hostile_names_stay_text(page: Page, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=8, chosen=1)
+    with open_run(folder) as run:
+        coverage = run.read_json("coverage.json")
+        coverage["groups"][0] |= {"writers": [HOSTILE, "conv1"], "readers": [HOSTILE]}
+        coverage["fixed"] = [{"path": HOSTILE, "reason": HOSTILE}]
+        run.write_json("coverage.json", coverage)
+        run.write_json("device.json", {HOSTILE: HOSTILE, "runtimes": [HOSTILE]})
+        run.write("settings.toml", SETTINGS + f"\n[report]\ntitle = '''{HOSTILE}'''\n")
+        run.write(f'subnets/{read_run(folder).chosen[0].key}/<i>&".bin', b"")
+    hostile = Page(write_report(folder).read_text("utf-8"))
+    assert hostile.tags.keys() <= page.tags.keys()
+    assert hostile.attributes.keys() <= page.attributes.keys()
+    assert hostile.words.count("<script>alert(1)</script>") > 5
+    assert hostile.words.count("{{ 7 * 7 }}") > 5
+    assert all((folder / unquote(link)).exists() for link in hostile.links if link.startswith("subnets"))
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "chosen", "tuned", "sentences"),
+    [
+        (
+            0,
+            0,
+            False,
+            ["no sub-net has been evaluated yet", "No sub-net has been chosen yet", "nothing to show"],
+        ),
+        (1, 0, False, ["1 sub-net was evaluated", "a hypervolume needs two evaluations"]),
+        (5, 0, False, ["nothing to compare it with", "No sub-net has been chosen yet"]),
+        (8, 1, False, ["have not been fine-tuned yet", "not yet"]),
+    ],
+)
+def test_what_is_missing_is_said(
+    tmp_path: Path, evaluations: int, chosen: int, tuned: bool, sentences: list[str]
+) -> None:
+    page, _ = build_page(read_run(write_run(tmp_path / "run", evaluations, chosen, tuned)))
+    assert [sentence for sentence in sentences if sentence not in page] == []
+
+
+def test_a_run_that_has_only_settings_has_a_report(tmp_path: Path) -> None:
+    create_run(tmp_path / "run", SETTINGS).close()
+    assert "The network has not been converted yet" in write_report(tmp_path / "run").read_text()
+
+
+def test_failures_and_failed_proofs_are_said_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=20, chosen=1)
+    with open_run(folder) as run:
+        place = f"subnets/{read_run(folder).chosen[0].key}/proof.json"
+        run.write_json(place, run.read_json(place) | {"passed": False})
+        run.journal.ask(20, read_run(folder).chosen[0].config, "c0ffee", "nsga2")
+        run.journal.failed(20, "out of memory")
+    told = notes(read_run(folder))
+    assert told == [
+        "1 evaluation failed: out of memory (1).",
+        "The proof of A failed: do not use these files.",
+    ]
+
+
+def test_a_report_goes_into_the_run_folder_and_can_be_written_again(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=8, chosen=1)
+    first = write_report(folder)
+    content = first.read_bytes()
+    assert first == folder / "report.html"
+    assert {file.name for file in (folder / "figures").iterdir()} == {
+        "pareto.png",
+        "hypervolume.png",
+        "widths-A.png",
+    }
+    assert write_report(folder).read_bytes() == content
+
+
+def test_a_report_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SubnetSearchError, match="cannot write"):
+        write_report(folder, tmp_path / "file" / "report.html")
+
+
+def test_the_command_survives_a_shell() -> None:
+    assert (
+        rebuild_command("runs/my run", "0123456789ab")
+        == "subnet-search export 'runs/my run' --key 0123456789ab"
+    )
+
+
+def test_importing_reports_loads_neither_torch_nor_matplotlib() -> None:
+    code = "import reports, sys; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reports.series import forward_order, hypervolume_view, pareto_view, width_map
+from reports.view import RunView, Seen
+from search_spaces import InvalidInput, SubnetConfig
+from subnet_search.record.objective import Objective
+from tests.reports.synthetic import resnet20
+
+
+def run_of(values: list[tuple[int, int]], searchers: list[str], **changes: object) -> RunView:
+    """A run with a cost to be low and a gain to be high, and nothing else."""
+    seen = tuple(
+        Seen(str(n), SubnetConfig({"knob": n}), searcher, {"cost": cost, "gain": gain})
+        for n, ((cost, gain), searcher) in enumerate(zip(values, searchers, strict=True))
+    )
+    objectives = (Objective("cost", "min"), Objective("gain", "max"))
+    empty = {"settings_toml": "", "settings": {}, "space": None, "costs": None}
+    parts = {"coverage": {}, "device": {}, "splits": {}, "objectives": objectives, "seen": seen}
+    return RunView(name="made up", **(empty | parts | changes))  # type: ignore[arg-type]
+
+
+def random_run(seed: int, n: int = 24) -> RunView:
+    rng = np.random.default_rng(seed)
+    values = [(int(cost), int(gain)) for cost, gain in rng.integers(1, 12, (n, 2))]
+    return run_of(values, ["random"] * (n // 3) + ["nsga2"] * (n - n // 3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_is_what_no_other_point_beats(seed: int) -> None:
+    run = random_run(seed)
+    points = {(s.values["cost"], s.values["gain"]) for s in run.seen}
+    beaten = {p for p in points for q in points if q != p and q[0] <= p[0] and q[1] >= p[1]}
+    view = pareto_view(run, "cost", "gain")
+    assert {(p.x, p.y) for p in view.front} == points - beaten
+    assert [p.x for p in view.front] == sorted(p.x for p in view.front)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("x", "y"), [("cost", "gain"), ("gain", "cost")])
+def test_no_point_lies_beyond_the_staircase(seed: int, x: str, y: str) -> None:
+    view = pareto_view(random_run(seed), x, y)
+    better = max if y == "gain" else min
+    for point in view.points():
+        if view.step == "post":
+            reached = [p.y for p in view.front if p.x <= point.x]
+        else:
+            reached = [p.y for p in view.front if p.x >= point.x]
+        assert better(*reached, reached[0]) == better(*reached, point.y)
+
+
+def test_uniform_and_random_are_baselines_beside_a_searcher(view: RunView) -> None:
+    series = {s.searcher: (s.baseline, len(s.points)) for s in pareto_view(view).series}
+    assert series == {"uniform": (True, 7), "random": (True, 12), "nsga2": (False, 41)}
+
+
+def test_random_search_alone_is_no_baseline() -> None:
+    run = run_of([(1, 1), (2, 2)], ["random"] * 2)
+    assert [s.baseline for s in pareto_view(run, "cost", "gain").series] == [False]
+
+
+def test_the_line_stays_within_the_recorded_front() -> None:
+    run = run_of([(1, 1), (2, 5), (3, 9)], ["random"] * 3, front=("1", "2"))
+    assert [p.key for p in pareto_view(run, "cost", "gain").front] == ["1", "2"]
+
+
+def test_chosen_subnets_stand_at_their_cost_before_and_after(view: RunView) -> None:
+    for tuned, chosen in zip(pareto_view(view).chosen, view.chosen, strict=True):
+        assert tuned.before == (chosen.costs["macs"], chosen.before["top1_percent"], chosen.key)
+        assert tuned.after == (chosen.costs["macs"], chosen.after["top1_percent"], chosen.key)
+
+
+def test_costs_that_are_no_objective_can_be_an_axis(view: RunView) -> None:
+    shown = pareto_view(view, x="weight_bytes")
+    assert {p.x for s in shown.series for p in s.points} == {
+        4.0 * (s.values["params"] - 10) + 40 for s in view.seen
+    }
+
+
+def cells(values: list[tuple[float, float]], worst_cost: int) -> int:
+    """Unit squares between the axes that some point dominates: hypervolume by counting."""
+    return sum(
+        any(cost <= x and gain >= y + 1 for cost, gain in values)
+        for x in range(worst_cost)
+        for y in range(12)
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_growth_is_the_share_of_dominated_cells(seed: int) -> None:
+    run = replace(random_run(seed), reference={"cost": 12, "gain": 0})
+    view = hypervolume_view(run, checkpoints=100)
+    ideal = (min(s.values["cost"] for s in run.seen), max(s.values["gain"] for s in run.seen))
+    assert view.ideal == {"cost": ideal[0], "gain": ideal[1]}
+    for growth in view.growth:
+        mine = [(s.values["cost"], s.values["gain"]) for s in run.seen if s.searcher == growth.searcher]
+        assert growth.evaluations == tuple(range(1, len(mine) + 1))
+        expected = [100 * cells(mine[:n], 12) / ((12 - ideal[0]) * ideal[1]) for n in growth.evaluations]
+        assert growth.percent == pytest.approx(expected)
+
+
+def test_searchers_are_compared_at_the_same_number_of_evaluations(view: RunView) -> None:
+    shown = hypervolume_view(view, checkpoints=5)
+    assert shown.equal == 12
+    assert set(shown.percent_at_equal) == {"random", "nsga2"}
+    nsga2 = next(growth for growth in shown.growth if growth.searcher == "nsga2")
+    assert shown.percent_at_equal["nsga2"] == nsga2.percent[nsga2.evaluations.index(12)]
+
+
+def test_growth_never_falls_and_ends_with_all_evaluations(view: RunView) -> None:
+    for growth in hypervolume_view(view).growth:
+        assert list(growth.percent) == sorted(growth.percent)
+        assert growth.evaluations[-1] == sum(s.searcher == growth.searcher for s in view.seen)
+
+
+def test_one_evaluation_has_no_growth() -> None:
+    with pytest.raises(InvalidInput, match="two evaluations or more, run 'made up' has 1"):
+        hypervolume_view(run_of([(1, 1)], ["random"]))
+
+
+def test_equal_evaluations_have_no_growth() -> None:
+    with pytest.raises(InvalidInput, match="all equal in one objective"):
+        hypervolume_view(run_of([(1, 1), (1, 2)], ["random"] * 2))
+
+
+def test_the_map_shows_what_the_config_keeps_and_skips(view: RunView) -> None:
+    _, _, coverage = resnet20()
+    for chosen in view.chosen:
+        bars = {bar.path: bar for bar in width_map(coverage, chosen)}
+        assert len(bars) == 19
+        for path, bar in bars.items():
+            block = path.rpartition(".")[0]
+            assert bar.skipped == (chosen.config.get(block) == 0)
+            assert bar.kept == (0 if bar.skipped else chosen.config[bar.knob])
+
+
+def test_layers_come_in_forward_order() -> None:
+    _, _, coverage = resnet20()
+    expected = ["conv1"] + [f"layer{s}.{b}.conv{c}" for s in (1, 2, 3) for b in range(3) for c in (1, 2)]
+    assert forward_order([group["writers"] for group in coverage["groups"]]) == expected
+
+
+def test_numbers_in_paths_are_compared_as_numbers() -> None:
+    assert forward_order([["stem", "block.2", "block.10"], ["block.9"]]) == [
+        "stem",
+        "block.2",
+        "block.9",
+        "block.10",
+    ]
+
+
+def test_chains_that_contradict_each_other_lose_no_layer() -> None:
+    assert sorted(forward_order([["a", "b"], ["b", "a"], ["c"]])) == ["a", "b", "c"]
