@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/subnet-search quickstart
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

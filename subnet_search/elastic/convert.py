@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from search_spaces import InvalidInput, Knob, SearchSpace, SubnetConfig
 from subnet_search.elastic.coverage import describe
 from subnet_search.elastic.flow import Flow, matches
-from subnet_search.elastic.graph import Example, at_batch_one, call_arguments, trace
+from subnet_search.elastic.extraction import tensors_in
+from subnet_search.elastic.graph import Example, Traced, at_batch_one, call_arguments, trace
 from subnet_search.elastic.groups import Group, Grouping, compile_groups
-from subnet_search.elastic.layers import make_layer_elastic, make_skippable
+from subnet_search.elastic.layers import ElasticBatchNorm, make_layer_elastic, make_skippable
 from subnet_search.elastic.pricing import Pricing
 from subnet_search.elastic.residual import skippable_blocks
 from subnet_search.elastic.rules import follow
@@ -47,8 +49,8 @@ def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings |
     example = at_batch_one(example)
     excluded: dict[str, str] = {}
     while True:
-        supernet = _convert(model, example, settings, excluded)
-        broken = _check(supernet, model)
+        supernet, traced = _convert(model, example, settings, excluded)
+        broken = _check(supernet, model, also_training=bool(traced.uncalled))
         if not broken:
             return supernet
         excluded.update(broken)
@@ -56,7 +58,7 @@ def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings |
 
 def _convert(
     model: nn.Module, example: Example, settings: ElasticSettings, excluded: Mapping[str, str]
-) -> Supernet:
+) -> tuple[Supernet, Traced]:
     traced = trace(model, example)
     flow = follow(traced, settings.include, settings.exclude)
     for path, reason in excluded.items():
@@ -73,9 +75,17 @@ def _convert(
     for path, module in elastic.named_modules():
         if path in grouping.sites or isinstance(module, nn.modules.batchnorm._BatchNorm):
             make_layer_elastic(module)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, ElasticBatchNorm):
+            raise InvalidInput(
+                f"{path} is a {type(module).__name__}, whose statistics cannot be set for each sub-net; "
+                f"use torch's BatchNorm1d, 2d or 3d there, or a sub-class that inherits their forward"
+            )
     for block in blocks:
         make_skippable(elastic.get_submodule(block))
-    return Supernet(
+    coverage = describe(pricing, space, costs)
+    listed = {entry["path"] for entry in coverage["fixed"]}
+    coverage["fixed"] += [{"path": p, "reason": r} for p, r in excluded.items() if p not in listed]
+    supernet = Supernet(
         elastic,
         space=space,
         costs=costs,
@@ -83,9 +93,10 @@ def _convert(
         knob_of=knob_of,
         sites=grouping.sites,
         blocks=blocks,
-        coverage=describe(pricing, space, costs),
+        coverage=coverage,
         example=example,
     )
+    return supernet, traced
 
 
 def width_choices(units: int, unit_channels: int, settings: ElasticSettings) -> tuple[int, ...]:
@@ -169,8 +180,13 @@ def _reasons(flow: Flow) -> dict[str, str]:
 
 
 @torch.no_grad()
-def _check(supernet: Supernet, model: nn.Module) -> dict[str, str]:
+def _check(supernet: Supernet, model: nn.Module, also_training: bool) -> dict[str, str]:
     """Runs the largest and the smallest sub-net.
+
+    Args:
+        supernet: fresh from conversion.
+        model: what it was made from.
+        also_training: also runs the smallest sub-net in training mode, in which more layers may be called.
 
     Returns:
         Paths of writers and blocks that the model's forward does not let shrink, with the reason; empty if all
@@ -181,27 +197,39 @@ def _check(supernet: Supernet, model: nn.Module) -> dict[str, str]:
     try:
         supernet.eval()
         wanted, got = model.eval()(*args, **kwargs), supernet(*args, **kwargs)
-        if isinstance(wanted, Tensor) and not torch.equal(wanted, got):
+        pairs = zip(tensors_in(wanted), tensors_in(got), strict=True)
+        if not all(torch.equal(answer, again) for answer, again in pairs):
             raise InvalidInput(
                 f"{type(model).__name__} answers the same input differently in two calls, or depends on the type of "
                 "its layers; in evaluation mode a model must be deterministic"
             )
-        if _failure(supernet, supernet.space.smallest()) is None:
-            return {}
-        return _broken_parts(supernet)
+        if _failure(supernet, supernet.space.smallest()) is not None:
+            return _broken_parts(supernet)
+        with torch.random.fork_rng(devices=[]):
+            supernet.train(also_training)
+            fails = also_training and _failure(supernet, supernet.space.smallest()) is not None
+            return _broken_parts(supernet) if fails else {}
     finally:
         for module, mode in training:
             module.training = mode
 
 
 def _failure(supernet: Supernet, config: SubnetConfig) -> str | None:
-    args, kwargs = call_arguments(supernet.example)
+    args, kwargs = call_arguments(_twice(supernet.example) if supernet.training else supernet.example)
     try:
         with supernet.subnet(config):
             supernet(*args, **kwargs)
     except Exception as error:  # user code runs here: anything can come
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
+
+
+def _twice(example: Example) -> Example:
+    """A batch of two, for batch norms in training mode."""
+    repeated: Example = tree_map(
+        lambda v: torch.cat([v, v]) if isinstance(v, Tensor) and v.ndim > 0 else v, example
+    )
+    return repeated
 
 
 def _broken_parts(supernet: Supernet) -> dict[str, str]:

@@ -58,6 +58,8 @@ def fixed_reasons(pricing: Pricing) -> dict[str, str]:
         reason = next((reason for reason in found if reason), None)
         if reason is not None:
             reasons[path] = reason
+    for path in flow.traced.uncalled:
+        reasons.setdefault(path, "not called in evaluation mode")
     for node in flow.traced.graph.nodes:
         if node.op == "call_module" and str(node.target) not in flow.writes.keys() | flow.reads.keys():
             layer = flow.module(node)

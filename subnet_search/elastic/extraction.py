@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
-from subnet_search.elastic.graph import Example, call_arguments
+from subnet_search.elastic.graph import Example, call_arguments, enclosing, home_paths
 from subnet_search.elastic.layers import Active, ElasticLayer, make_plain, take
 from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.states import assign_state
@@ -58,6 +59,11 @@ def extract(
     return net
 
 
+def tensors_in(answer: Any) -> list[Tensor]:
+    """The tensors of an answer, which may be one, or a tuple or dict of them."""
+    return [value for value in tree_leaves(answer) if isinstance(value, Tensor)]
+
+
 @torch.no_grad()
 def difference_on(
     supernet: Supernet,
@@ -66,7 +72,10 @@ def difference_on(
     example: Example,
     statistics: Statistics | None = None,
 ) -> tuple[float, float]:
-    """Largest absolute difference between `net` and the active sub-net in evaluation mode, and their scale."""
+    """Largest absolute difference between `net` and the active sub-net in evaluation mode, and their scale.
+
+    All tensors that the model returns are compared.
+    """
     modes = [(m, m.training) for root in (supernet, net) for m in root.modules()]
     args, kwargs = call_arguments(example)
     try:
@@ -78,13 +87,13 @@ def difference_on(
     finally:
         for module, training in modes:
             module.training = training
-    if not isinstance(wanted, Tensor):
-        raise InvalidInput(
-            f"the model must return one tensor in evaluation mode, got {type(wanted).__name__}"
-        )
-    if got.shape != wanted.shape or not got.isfinite().all():
-        return float("inf"), float(wanted.abs().max())
-    return float((got - wanted).abs().max()), float(wanted.abs().max())
+    pairs = list(zip(tensors_in(wanted), tensors_in(got), strict=True))
+    if not pairs:
+        raise InvalidInput(f"the model must return tensors, got {type(wanted).__name__}")
+    scale = max(float(w.abs().max()) for w, _ in pairs)
+    if any(g.shape != w.shape or not g.isfinite().all() for w, g in pairs):
+        return float("inf"), scale
+    return max(float((g - w).abs().max()) for w, g in pairs), scale
 
 
 @torch.no_grad()
@@ -149,10 +158,12 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
         InvalidInput: the plan does not fit the model.
     """
     try:
-        for block in plan["skipped"]:
-            parent, _, name = block.rpartition(".")
-            getattr(model.get_submodule(parent), name)  # a clear error for an unknown block
-            setattr(model.get_submodule(parent), name, nn.Identity())
+        homes = home_paths(model)
+        skipped = {block: model.get_submodule(block) for block in plan["skipped"]}
+        for path, home in homes.items():
+            if home in skipped:
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, nn.Identity())
         for path, sizes in plan["layers"].items():
             _resize(model.get_submodule(path), sizes)
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
@@ -198,13 +209,15 @@ def _plain_skeleton(model: nn.Module) -> nn.Module:
 def _sliced_state(supernet: Supernet, config: SubnetConfig) -> dict[str, Tensor]:
     """The kept part of every parameter and saved buffer, under its own name."""
     units = supernet.units_of(config)
-    skipped = tuple(f"{block}." for block in supernet.blocks if config[block] == 0)
+    skipped = {block for block in supernet.blocks if config[block] == 0}
+    homes = home_paths(supernet.model)
     state: dict[str, Tensor] = {}
     copies: dict[int, Tensor] = {}  # a parameter with two names stays one
     for name, tensor in supernet.model.state_dict(keep_vars=True).items():
-        if name.startswith(skipped):
-            continue
         path, _, leaf = name.rpartition(".")
+        if any(homes[around] in skipped for around in enclosing(path) if around):
+            continue
+        path = homes[path]
         layer = supernet.model.get_submodule(path)
         kept = tensor
         if path in supernet.sites and isinstance(layer, ElasticLayer) and tensor.ndim > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,11 +33,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Traced:
-    """The graph of a model, with `shape`, `macs` and `scope` in each node's meta.
+    """The graph of a model, with `shape`, `memory`, `macs` and `scope` in each node's meta.
 
-    `shape` is the tensor's shape at batch 1 (None for values that are no tensors), `macs` the multiply-adds
-    of operations whose kind the rules do not price, and `scope` the paths of the modules around the node,
-    outermost first.
+    `shape` is the tensor's shape at batch 1 (None for values that are no tensors), `memory` the address it
+    lives at (None for weights and their views), `macs` the multiply-adds of operations whose kind the rules
+    do not price, and `scope` the paths of the modules around the node, outermost first.
     """
 
     model: nn.Module
@@ -48,6 +49,46 @@ class Traced:
         """The leaf module that a `call_module` node calls."""
         return self.model.get_submodule(str(node.target))
 
+    @cached_property
+    def uncalled(self) -> tuple[str, ...]:
+        """Paths of layers that evaluation does not call, such as those of auxiliary heads."""
+        called = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
+        read = {str(n.target).rpartition(".")[0] for n in self.graph.nodes if n.op == "get_attr"}
+        return tuple(
+            path
+            for path, module in self.model.named_modules()
+            if path not in read
+            and called.isdisjoint(enclosing(path))
+            and any(True for _ in module.parameters(recurse=False))
+        )
+
+
+def enclosing(path: str) -> list[str]:
+    """The paths of the modules around a module, its own last; for a tensor's name, of those that hold it."""
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def home_paths(model: nn.Module) -> dict[str, str]:
+    """For every path of a module the first one it goes by: one module may stand in several containers."""
+    homes: dict[int, str] = {}
+    return {
+        path: homes.setdefault(id(module), path)
+        for path, module in model.named_modules(remove_duplicate=False)
+    }
+
+
+def plain_kind(module: nn.Module) -> type[nn.Module]:
+    """The class whose computation a layer does: its own, or torch's where a sub-class changes none of it."""
+    for kind in type(module).__mro__:
+        if kind in _LAYERS:
+            same = all(
+                getattr(type(module), name, None) is getattr(kind, name, None)
+                for name in ("forward", "_conv_forward", "__call__")
+            )
+            return kind if same else type(module)
+    return type(module)
+
 
 class _ScopedTracer(fx.Tracer):
     def __init__(self, opaque: Mapping[str, str]) -> None:
@@ -58,8 +99,8 @@ class _ScopedTracer(fx.Tracer):
         self.failed_in: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, PaddedShortcut) or module_qualified_name in self.opaque
-        return known or super().is_leaf_module(m, module_qualified_name)
+        known = module_qualified_name in self.opaque or plain_kind(m) is not type(m)
+        return known or isinstance(m, PaddedShortcut) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -81,7 +122,12 @@ class _ScopedTracer(fx.Tracer):
 
 
 class _ShapeReader(fx.Interpreter):
-    """Runs the graph once and notes shapes, and the multiply-adds of everything but plain layers."""
+    """Runs the graph once and notes shapes, memory, and the multiply-adds of everything but plain layers."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.weights = {_address(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        self.held: list[Tensor] = []  # so that no address is used twice
 
     def run_node(self, n: fx.Node) -> Any:
         priced = n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), _PRICED_BY_FORMULA)
@@ -91,13 +137,27 @@ class _ShapeReader(fx.Interpreter):
             with FlopCounterMode(display=False) as counter:
                 value = super().run_node(n)
             macs = counter.get_total_flops() // 2
-        n.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
+        n.meta["shape"] = n.meta["memory"] = None
+        if isinstance(value, Tensor):
+            self.held.append(value)
+            address = _address(value)
+            n.meta["shape"], n.meta["memory"] = (
+                tuple(value.shape),
+                None if address in self.weights else address,
+            )
         n.meta["macs"] = macs
         stack = n.meta.get("nn_module_stack") or {}
         n.meta["scope"] = tuple(entry[0] for entry in stack.values())
         return value
 
 
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+_LAYERS = frozenset(
+    {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
+)
 _PRICED_BY_FORMULA = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -111,7 +171,7 @@ def trace(model: nn.Module, example: Example) -> Traced:
         UntraceableModelError: the outermost forward itself cannot be followed.
         InvalidInput: the model does not run on the example.
     """
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     check_runs(model, example)
     opaque: dict[str, str] = {}
     while True:
@@ -134,6 +194,17 @@ def trace(model: nn.Module, example: Example) -> Traced:
     with torch.no_grad():
         _ShapeReader(fx.GraphModule(model, graph)).run(*values)
     return Traced(model, graph, tuple(tracer.calls), opaque)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the model; one that cannot be copied is refused."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # user code runs here: anything can come
+        raise InvalidInput(
+            f"{type(model).__name__} cannot be copied: {str(error).strip().splitlines()[0]} Conversion works on a "
+            "copy; take off weight norm and pruning masks (torch.nn.utils.remove_weight_norm, prune.remove) first"
+        ) from error
 
 
 def call_arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.errors import SubnetSearchError
+from subnet_search.elastic.graph import plain_kind
 from subnet_search.elastic.groups import Kept
 from subnet_search.elastic.padding import PaddedShortcut
 
@@ -207,8 +208,13 @@ _SKIPPABLE: dict[type[nn.Module], type[nn.Module]] = {}
 
 def make_layer_elastic(layer: nn.Module) -> None:
     """Exchanges the class of a leaf module for its elastic sub-class; other kinds stay as they are."""
-    if type(layer) in ELASTIC:
-        layer.__class__ = ELASTIC[type(layer)]
+    kind, base = type(layer), plain_kind(layer)
+    if base not in ELASTIC:
+        return
+    if kind not in ELASTIC:
+        ELASTIC[kind] = type(f"Elastic{kind.__name__}", (ELASTIC[base], kind), {})
+        _PLAIN[ELASTIC[kind]] = kind
+    layer.__class__ = ELASTIC[kind]
 
 
 def make_skippable(block: nn.Module) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
 from search_spaces import CostTable, SearchSpace
 from subnet_search.elastic.flow import Flow
+from subnet_search.elastic.graph import enclosing, home_paths
 from subnet_search.elastic.groups import ChannelMap, Grouping
 from subnet_search.elastic.padding import PaddedShortcut
-from subnet_search.elastic.rules import ACTIVATIONS, DROPOUTS, IDENTITY_FUNCTIONS, function_key
 
 Terms = dict[tuple[str, ...], int]  # monomial (sorted knob names) -> coefficient
 
@@ -93,9 +94,10 @@ class Pricing:
         """Number and bytes of the parameters."""
         count: list[Terms] = []
         weights: list[Terms] = []
+        homes = home_paths(self.flow.traced.model)
         for names, parameter in _parameters(self.flow.traced.model):
             path, _, leaf = names[0].rpartition(".")
-            guards = [self._guard(_enclosing(name)) for name in names]
+            guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
             guard = guards[0] if all(g == guards[0] for g in guards) else ()
             terms = times(self._parameter(path, leaf, tuple(parameter.shape)), guard)
             count.append(terms)
@@ -127,57 +129,28 @@ class Pricing:
     def peak_steps(self) -> tuple[Terms, ...]:
         """Bytes of all live tensors at every step of the execution."""
         nodes = list(self.flow.traced.graph.nodes)
-        memory = self._memory(nodes)
+        memory = _memory(nodes)
         last_use = {memory[n]: i for i, node in enumerate(nodes) for n in _touched(node) if n in memory}
         size = {owner: self._bytes(owner) for owner in set(memory.values())}
-        made_by = {
-            memory[call.output]: call
+        handed_on = [
+            _HandedOn(memory[call.output], memory[call.inputs[0]], call.path)
             for call in self.flow.traced.calls
             if call.path in self.blocks and call.output is not None
-        }
-        alive: list[Any] = []
+        ]
+        alive: list[fx.Node] = []
         steps: list[Terms] = []
         for i, node in enumerate(nodes):
             if memory.get(node) is node:
                 alive.append(node)
-            terms = []
-            for owner in alive:
-                call = made_by.get(owner)
-                # A skipped block hands on its input: the same memory, not a second tensor.
-                twice = call and call.path not in node.meta["scope"] and memory[call.inputs[0]] in alive
-                terms.append(times(size[owner], (call.path,) if call and twice else ()))
-            steps.append(times(add(terms), self._guard(node.meta["scope"])))
+            scope = node.meta["scope"]
+            links = [link for link in handed_on if link.block not in scope and link.given is not link.made]
+            needed: list[Terms] = [{}]
+            for position, owner in enumerate(alive):
+                kept = _separate(owner, alive[:position], links)
+                needed = [add([terms, times(size[owner], blocks)]) for terms in needed for blocks in kept]
+            steps += [times(terms, self._guard(scope)) for terms in needed]
             alive = [owner for owner in alive if last_use[owner] > i]
         return tuple(_undominated(steps))
-
-    def _memory(self, nodes: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
-        """The node whose memory each tensor lives in: itself, or the one it is a view or overwrite of."""
-        memory: dict[fx.Node, fx.Node] = {}
-        for node in nodes:
-            if node.meta["shape"] is None or node.op == "get_attr":
-                continue
-            tensors = [n for n in node.all_input_nodes if n in memory]
-            memory[node] = memory[tensors[0]] if tensors and self._reuses(node) else node
-        return memory
-
-    def _reuses(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            layer: Any = self.flow.module(node)
-            if isinstance(layer, ACTIVATIONS):
-                return bool(getattr(layer, "inplace", False))
-            return isinstance(layer, (*DROPOUTS, nn.Flatten))
-        if node.op == "call_method":
-            return str(node.target).endswith("_") or node.target in {
-                "view",
-                "flatten",
-                "reshape",
-                "contiguous",
-            }
-        if node.kwargs.get("inplace"):
-            return True
-        name = getattr(node.target, "__name__", "")
-        views = {"flatten", "reshape", "getitem", "iadd", "imul", "isub", "itruediv"}
-        return name in views or function_key(node.target) in IDENTITY_FUNCTIONS
 
     def _bytes(self, node: fx.Node) -> Terms:
         shape, layout = self.flow.shape(node), self.flow.layouts.get(node)
@@ -218,13 +191,50 @@ def _undominated(steps: Sequence[Terms]) -> list[Terms]:
     return kept
 
 
+class _HandedOn(NamedTuple):
+    """A skipped block hands on its input: what it makes is then the memory it was given, no second tensor."""
+
+    made: fx.Node
+    given: fx.Node
+    block: str
+
+
+def _separate(
+    owner: fx.Node, others: Sequence[fx.Node], links: Sequence[_HandedOn]
+) -> list[tuple[str, ...]]:
+    """When a tensor has memory of its own beside the others.
+
+    Returns:
+        Sets of blocks: it is so exactly if all blocks of some set are kept. The tensor is another one's
+        memory if every block on a way between the two is skipped.
+    """
+    ways = [frozenset(way) for other in others for way in _ways(owner, other, links)]
+    ways = [way for way in dict.fromkeys(ways) if not any(shorter < way for shorter in ways)]
+    return list(dict.fromkeys(tuple(sorted(set(chosen))) for chosen in itertools.product(*map(sorted, ways))))
+
+
+def _ways(start: fx.Node, goal: fx.Node, links: Sequence[_HandedOn]) -> Iterator[tuple[str, ...]]:
+    """The blocks along every way from one tensor to another."""
+    for link in links:
+        if start in (link.made, link.given):
+            there = link.given if start is link.made else link.made
+            if there is goal:
+                yield (link.block,)
+            else:
+                for way in _ways(there, goal, [other for other in links if other is not link]):
+                    yield (link.block, *way)
+
+
+def _memory(nodes: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """The node whose memory each tensor lives in: itself, or the one it is a view or overwrite of."""
+    first: dict[int, fx.Node] = {}
+    return {
+        node: first.setdefault(node.meta["memory"], node) for node in nodes if node.meta["memory"] is not None
+    }
+
+
 def _touched(node: fx.Node) -> tuple[fx.Node, ...]:
     return (node, *node.all_input_nodes)
-
-
-def _enclosing(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _parameters(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:

@@ -62,20 +62,21 @@ _RELUS = frozenset({nn.functional.relu, "relu", "relu_"})
 
 
 def _reaches(traced: Traced, node: fx.Node, source: fx.Node) -> bool:
-    """Whether `source` is `node`, or an addend of it, through operations that change nothing."""
-    open_nodes, seen = [node], set()
+    """Whether `source` is an addend of `node`, through operations that change nothing."""
+    open_nodes, seen = [(node, False)], set()
     while open_nodes:
-        here = open_nodes.pop()
-        if here is source:
+        here, added = open_nodes.pop()
+        if here is source and added:
             return True
+        is_addition = here.target in ADDITIONS
         through = (
-            here.target in ADDITIONS
+            is_addition
             or (here.op == "call_function" and function_key(here.target) in IDENTITY_FUNCTIONS)
             or _passes(traced, here, DROPOUTS)
         )
-        if through and here not in seen:
-            seen.add(here)
-            open_nodes.extend(here.all_input_nodes)
+        if through and (here, added) not in seen:
+            seen.add((here, added))
+            open_nodes.extend((before, added or is_addition) for before in here.all_input_nodes)
     return False
 
 

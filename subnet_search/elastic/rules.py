@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from subnet_search.elastic.flow import Flow, Layout, matches
-from subnet_search.elastic.graph import Traced
+from subnet_search.elastic.graph import Traced, plain_kind
 from subnet_search.elastic.padding import PaddedShortcut
 
 Rule = Callable[[Flow, fx.Node], Layout | None]
@@ -63,12 +63,20 @@ def apply_rule(flow: Flow, node: fx.Node) -> Layout | None:
 def rule_of(traced: Traced, node: fx.Node) -> Rule | None:
     """The rule for a node that calls something, or None for an operator we do not know."""
     if node.op == "call_module":
-        if str(node.target) in traced.opaque:
+        module = traced.module(node)
+        if str(node.target) in traced.opaque or foreign_tensors(module):
             return None
-        return MODULE_RULES.get(type(traced.module(node)))
+        return MODULE_RULES.get(plain_kind(module))
     if node.op == "call_method":
         return METHOD_RULES.get(str(node.target))
     return FUNCTION_RULES.get(function_key(node.target))
+
+
+def foreign_tensors(module: nn.Module) -> list[str]:
+    """Tensors that torch's own layers do not have: the weight is computed from them (weight norm, masks)."""
+    known = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    is_layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm))
+    return [name for name in (*module._parameters, *module._buffers) if is_layer and name not in known]
 
 
 def function_key(target: Any) -> Any:
@@ -116,7 +124,9 @@ def _unknown(flow: Flow, node: fx.Node) -> Layout | None:
 
 def _operator_name(flow: Flow, node: fx.Node) -> str:
     if node.op == "call_module":
-        return f"{node.target} ({type(flow.module(node)).__name__})"
+        foreign = foreign_tensors(flow.module(node))
+        note = f" with {', '.join(foreign)}" if foreign else ""
+        return f"{node.target} ({type(flow.module(node)).__name__}{note})"
     return f"{getattr(node.target, '__name__', node.target)}"
 
 
@@ -160,6 +170,15 @@ def _prelu(flow: Flow, node: fx.Node) -> Layout | None:
 
 def _same(flow: Flow, node: fx.Node) -> Layout | None:
     return flow.layouts.get(first_input(node))
+
+
+def _pool(flow: Flow, node: fx.Node) -> Layout | None:
+    """What works on the axes after the channels: pooling, padding, resizing."""
+    layout = flow.layouts.get(first_input(node))
+    if layout is not None and layout.axis != 1:
+        flow.freeze([first_input(node)], f"{node.name} works along the axis of the channels")
+        return None
+    return layout
 
 
 def _elementwise(flow: Flow, node: fx.Node) -> Layout | None:
@@ -213,6 +232,8 @@ def _sizes(node: fx.Node) -> tuple[Any, ...]:
 
 def _concatenation(flow: Flow, node: fx.Node) -> Layout | None:
     parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
+    if isinstance(parts, fx.Node):
+        return _unknown(flow, node)
     axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     axis %= len(flow.shape(node))
     layouts = [flow.layouts.get(part) for part in parts]
@@ -271,7 +292,8 @@ POOLS = (
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 MODULE_RULES: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys((*ACTIVATIONS, *DROPOUTS, *POOLS), _same),
+    **dict.fromkeys((*ACTIVATIONS, *DROPOUTS), _same),
+    **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(NORMS, _per_channel),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     nn.Linear: _linear,
@@ -296,7 +318,6 @@ FUNCTION_RULES: dict[Any, Rule] = {
         (
             *IDENTITY_FUNCTIONS, F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish,
             F.hardswish, F.hardsigmoid, F.hardtanh, F.softplus, torch.sigmoid, F.sigmoid, torch.tanh, F.tanh,
-            F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate,
             torch.clamp, torch.abs, torch.exp, torch.sqrt, operator.neg,
         ),
         _same,
@@ -307,6 +328,9 @@ FUNCTION_RULES: dict[Any, Rule] = {
             operator.isub, torch.sub, operator.truediv, operator.itruediv, torch.div, torch.maximum, torch.minimum,
         ),
         _elementwise,
+    ),
+    **dict.fromkeys(
+        (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate), _pool
     ),
     **dict.fromkeys((torch.flatten, torch.reshape), _flatten),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenation),

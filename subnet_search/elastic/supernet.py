@@ -101,9 +101,10 @@ class Supernet(nn.Module):
                 layer.active = None if is_largest else active_part(layer, site, units)
         for block in self.blocks:
             self.model.get_submodule(block).skipped = config[block] == 0  # type: ignore[assignment]
-        for path, norm in self.batch_norms.items():
-            norm.updates_running = is_largest
-            norm.statistics = None if statistics is None else statistics.of(path)
+        for path, norm in self.model.named_modules():
+            if isinstance(norm, ElasticBatchNorm):
+                norm.updates_running = is_largest
+                norm.statistics = None if statistics is None else statistics.of(path)
         self._active = config
 
     @contextmanager
