@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+
 from benchmarks.figure import Figure
 
 ROUNDS = 3
@@ -15,21 +17,16 @@ MAXRSS_UNITS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20  # bytes the
 
 
 def measure() -> list[Figure]:
-    start_s = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", "import torch, torchvision, sklearn, optuna, matplotlib"], check=True
-    )
-    imports_s = time.perf_counter() - start_s
-    walls, peaks = zip(*[_run(seed) for seed in range(ROUNDS)], strict=True)
-    imports = "importing its libraries"
+    walls, processor, peaks = zip(*[_run(seed) for seed in range(ROUNDS)], strict=True)
+    busy_s = float(np.median(processor))
     return [
-        Figure("quickstart, wall time", "s", walls, "<=", 120.0, imports, imports_s),
+        Figure("quickstart, wall time", "s", walls, "<=", 120.0, "its own processor time", busy_s),
         Figure("quickstart, peak memory", "GiB", peaks, "<=", 2.0, "the aim", 2.0),
     ]
 
 
-def _run(seed: int) -> tuple[float, float]:
-    """Seconds and GiB of one quickstart."""
+def _run(seed: int) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and GiB of one quickstart."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
         command = [sys.executable, "-m", "subnet_search", "quickstart", "--out", folder, "--seed", str(seed)]
         start_s = time.perf_counter()
@@ -40,4 +37,4 @@ def _run(seed: int) -> tuple[float, float]:
         if process.returncode != 0:
             said.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {said.read()[-1000:]}")
-    return seconds, usage.ru_maxrss / MAXRSS_UNITS_PER_GIB
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MAXRSS_UNITS_PER_GIB

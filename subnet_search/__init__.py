@@ -8,23 +8,31 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOMES = {
-    "elastic": ("Supernet", "Statistics", "extract", "make_elastic", "recalibrate"),
+    "elastic": ("Ranking", "Supernet", "Statistics", "extract", "make_elastic", "recalibrate"),
     "data": ("Splits",),
-    "exporting": ("export",),
-    "finetuning": ("finetune",),
+    "exporting": ("Exported", "export"),
+    "finetuning": ("FinetuneResult", "finetune"),
     "measure": ("make_evaluator", "prove"),
     "models": ("load_model",),
     "rebuilding": ("load_subnet",),
-    "ranking": ("rank",),
-    "record": ("Evaluation", "Objective", "ParetoFront", "create_run", "open_run"),
-    "searchers": ("Budget", "make_searcher", "search"),
+    "ranking": ("bn_scale_ranking", "l1_ranking", "random_ranking", "rank", "taylor_ranking"),
+    "record": ("Evaluation", "Objective", "ParetoFront", "Run", "create_run", "open_run"),
+    "searchers": (
+        "Budget",
+        "Evaluator",
+        "SearchResult",
+        "Searcher",
+        "SpaceExhausted",
+        "make_searcher",
+        "search",
+    ),
     "settings": (
         "ElasticSettings",
         "EvaluateSettings",
         "FinetuneSettings",
         "TrainSettings",
     ),
-    "training": ("PlainStep", "SandwichStep", "train"),
+    "training": ("PlainStep", "SandwichStep", "TrainResult", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,22 +1,34 @@
 from .data import Splits as Splits
+from .elastic import Ranking as Ranking
 from .elastic import Statistics as Statistics
 from .elastic import Supernet as Supernet
 from .elastic import extract as extract
 from .elastic import make_elastic as make_elastic
 from .elastic import recalibrate as recalibrate
+from .exporting import Exported as Exported
 from .exporting import export as export
+from .finetuning import FinetuneResult as FinetuneResult
 from .finetuning import finetune as finetune
 from .measure import make_evaluator as make_evaluator
 from .measure import prove as prove
 from .models import load_model as load_model
+from .ranking import bn_scale_ranking as bn_scale_ranking
+from .ranking import l1_ranking as l1_ranking
+from .ranking import random_ranking as random_ranking
 from .ranking import rank as rank
+from .ranking import taylor_ranking as taylor_ranking
 from .rebuilding import load_subnet as load_subnet
 from .record import Evaluation as Evaluation
 from .record import Objective as Objective
 from .record import ParetoFront as ParetoFront
+from .record import Run as Run
 from .record import create_run as create_run
 from .record import open_run as open_run
 from .searchers import Budget as Budget
+from .searchers import Evaluator as Evaluator
+from .searchers import Searcher as Searcher
+from .searchers import SearchResult as SearchResult
+from .searchers import SpaceExhausted as SpaceExhausted
 from .searchers import make_searcher as make_searcher
 from .searchers import search as search
 from .settings import ElasticSettings as ElasticSettings
@@ -25,6 +37,7 @@ from .settings import FinetuneSettings as FinetuneSettings
 from .settings import TrainSettings as TrainSettings
 from .training import PlainStep as PlainStep
 from .training import SandwichStep as SandwichStep
+from .training import TrainResult as TrainResult
 from .training import train as train
 
 __version__: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -81,12 +80,6 @@ def check_batch(batch: object, size: torch.Size | None = None) -> None:
             f"inputs must have the size of the example at conversion, {list(size)}, "
             f"got {list(images.shape[1:])}; resize the images, or convert with an example of their size"
         )
-
-
-def first_problem(error: RuntimeError) -> str:
-    """The first of the many lines in which torch says why a state does not fit."""
-    lines = str(error).splitlines() or ["unknown"]
-    return textwrap.shorten(lines[min(1, len(lines) - 1)], 200, placeholder=" ...").rstrip(".")
 
 
 def first_images(

@@ -59,8 +59,7 @@ def export(
         SubnetSearchError: the net cannot be expressed in a format, or the file read back answers differently.
     """
     check_calibrated(net, "exported")
-    for name in formats:
-        _check_format(name)
+    check_formats(formats)
     plain = copy.deepcopy(net).cpu().eval()
     inputs, outputs = _compared(plain, example)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -127,18 +126,20 @@ FORMATS: dict[str, Callable[[nn.Module, Example, Path], Reload]] = {
 }
 
 
-def _check_format(name: str) -> None:
-    if name not in FORMATS:
-        raise InvalidInput(
-            f"unknown format {name!r}{nearest_names(name, FORMATS)}; known are {', '.join(FORMATS)}"
-        )
-    missing = [
-        p for p in ("onnx", "onnxruntime", "onnxscript") if name == "onnx" and not importlib.util.find_spec(p)
-    ]
-    if missing:
-        raise InvalidInput(
-            f'format "onnx" needs {", ".join(missing)}, not installed here; pip install "subnet-search[onnx]"'
-        )
+def check_formats(names: Sequence[str]) -> None:
+    """Raises `InvalidInput` for a format that is unknown, or needs what is not installed here."""
+    for name in names:
+        if name not in FORMATS:
+            raise InvalidInput(
+                f"unknown format {name!r}{nearest_names(name, FORMATS)}; known are {', '.join(FORMATS)}"
+            )
+        needed = ("onnx", "onnxruntime", "onnxscript") if name == "onnx" else ()
+        missing = [package for package in needed if not importlib.util.find_spec(package)]
+        if missing:
+            raise InvalidInput(
+                f'format "{name}" needs {", ".join(missing)}, not installed here; '
+                f'pip install "subnet-search[{name}]"'
+            )
 
 
 def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,22 +1,23 @@
-"""Fine-tuning of an extracted sub-net, with a teacher and the best epoch on search-validation data."""
+"""Fine-tuning of an extracted sub-net, with a teacher."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
 from subnet_search.batches import on_device, resolve_device
 from subnet_search.data import Batch, Splits
-from subnet_search.measure import check_calibrated, top1_percent
+from subnet_search.measure import check_calibrated, correct
 from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.record import Run
 from subnet_search.settings import FinetuneSettings
-from subnet_search.training.checkpoint import Checkpoints, Place
+from subnet_search.training.checkpoint import Checkpoints
 from subnet_search.training.loop import Fitting, fit_identity
 from subnet_search.training.losses import cross_entropy, distillation_loss
 
@@ -41,11 +42,12 @@ def finetune(
     run: Run | None = None,
     checkpoint: str = "finetune",
 ) -> FinetuneResult:
-    """Trains a copy of `net` on labels and on a teacher's soft answers; keeps the best epoch.
+    """Trains a copy of `net` on labels and on a teacher's soft answers.
 
     The loss is (1 - s) cross_entropy + s T^2 soft_cross_entropy with s = `teacher_share`, T = `temperature`.
-    After each epoch search-validation decides; the untuned net takes part, so the result is never worse
-    there.
+    The last epoch counts; only if search-validation finds the tuned net worse by more than two standard errors,
+    the untuned one comes back. Search-validation chose the sub-net for its high accuracy there, so a choice of
+    the best epoch, or of the better of the two, would prefer luck to training.
 
     Source:
         The loss: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
@@ -73,14 +75,23 @@ def finetune(
         settings,
         None if run is None else Checkpoints(run, checkpoint, identity),
         what="finetune",
-        look=lambda place: _keep_best(place, tuned, splits.search_val),
     )
     teachers = [] if teacher is None else [teacher]
-    with on_device(resolve_device(settings.device), *teachers), evaluation_mode(*teachers):
+    device = resolve_device(settings.device)
+    with on_device(device, *teachers), evaluation_mode(*teachers):
         place = fitting.run()
-    tuned.load_state_dict(place.kept)
-    found = place.notes["accuracies"]
-    return FinetuneResult(tuned.train(net.training), found[0], max(found), tuple(place.losses), place.seconds)
+    with on_device(device, net, tuned):
+        before, after = correct(net, splits.search_val), correct(tuned, splits.search_val)
+    if _clearly_worse(after, before):
+        tuned, after = copy.deepcopy(net), before
+    percents = (100 * float(before.mean()), 100 * float(after.mean()))
+    return FinetuneResult(tuned.train(net.training), *percents, tuple(place.losses), place.seconds)
+
+
+def _clearly_worse(after: np.ndarray, before: np.ndarray) -> bool:
+    """Whether fewer answers `[num_images]` are right, by more than two standard errors of the difference."""
+    error = math.sqrt((after.var() + before.var()) / len(after))
+    return bool(after.mean() < before.mean() - 2 * error)
 
 
 def _update(
@@ -96,11 +107,3 @@ def _update(
         loss = (1 - share) * loss + share * distillation_loss(logits, taught, settings.temperature)
     loss.backward()
     return loss.item()
-
-
-def _keep_best(place: Place, net: nn.Module, search_val: Iterable[Batch]) -> None:
-    """Notes the accuracy; of equal epochs the later one is kept, it has seen more."""
-    found = place.notes.setdefault("accuracies", [])
-    found.append(top1_percent(net, search_val))
-    if found[-1] == max(found):
-        place.kept = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}

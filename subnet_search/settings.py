@@ -18,7 +18,7 @@ from search_spaces.errors import InvalidInput
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # what every generator takes
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
@@ -35,6 +35,7 @@ def _limit(value: object) -> float | str:
     raise ValueError('must be a number or a percentage such as "25%"')
 
 
+ObjectiveName = Literal["top1_percent", "macs", "params", "weight_bytes", "peak_activation_bytes"]
 Limits = Mapping[str, Annotated[float | str, PlainValidator(_limit)]]
 
 
@@ -144,8 +145,8 @@ class SearchSettings(Settings):
     over the front are chosen, or, if `choose_under` lists limits, the best member under each of them.
     """
 
-    searcher: str = "nsga2"
-    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
+    searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc"] = "nsga2"
+    objectives: Annotated[tuple[ObjectiveName, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
     evaluations: Count = 300
     minutes: Positive | None = None  # ends the search earlier
     limits: Limits = {}

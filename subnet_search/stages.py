@@ -40,7 +40,9 @@ class Stage:
 
 
 def prepare(bench: Workbench) -> None:
-    """Loads data and network, converts it, and refuses limits that no sub-net can meet."""
+    """Loads data and network and converts it; refuses what a later stage would refuse after hours of work."""
+    bench.check_machine()
+    bench.check_batches()
     run, supernet = bench.run, bench.new_supernet()
     if bench.recipe.model.epochs == 0:
         save_weights(run, "teacher.safetensors", supernet.model)

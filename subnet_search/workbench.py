@@ -17,6 +17,7 @@ from subnet_search.batches import device_of, first_images, resolve_device
 from subnet_search.data import Batch, Splits, load_splits
 from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
 from subnet_search.elastic.statistics import load_statistics, save_statistics
+from subnet_search.exporting import check_formats
 from subnet_search.measure import SupernetEvaluator, make_evaluator
 from subnet_search.models import load_model, load_weights
 from subnet_search.recipe import Recipe
@@ -45,6 +46,26 @@ class Workbench:
     def device(self) -> torch.device:
         """Where sub-nets are measured."""
         return resolve_device(self.recipe.evaluate.device)
+
+    def check_machine(self) -> None:
+        """Raises `InvalidInput` when a device or an export format that the recipe asks for is not there."""
+        for settings in (self.recipe.train, self.recipe.evaluate, self.recipe.finetune):
+            resolve_device(settings.device)
+        check_formats(self.recipe.export.formats)
+
+    def check_batches(self) -> None:
+        """Raises `InvalidInput` unless the splits that are read before the end begin with batches of one size."""
+        splits, size = self.splits, None
+        for name in ("train", "calibration", "search_val"):
+            try:
+                [(images, _)] = first_images(getattr(splits, name), 1, self.recipe.data.seed, size)
+            except InvalidInput as error:
+                raise InvalidInput(f"split {name!r}: {error}") from error
+            except Exception as error:  # the user's code runs here: anything can come
+                raise InvalidInput(
+                    f"split {name!r} cannot be read: {type(error).__name__}: {error}; check the data source"
+                ) from error
+            size = images.shape[1:]
 
     def new_model(self) -> nn.Module:
         """The network with its own weights: those of the run once it has them, else those of the recipe."""

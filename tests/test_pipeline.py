@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from search_spaces import InvalidInput, SubnetConfig, config_from_json, costs_from_json, space_from_json
-from subnet_search import pipeline, stages
+from subnet_search import exporting, pipeline, stages
 from subnet_search.cli import run_command
-from subnet_search.data import digits
+from subnet_search.data import Splits, TensorBatches, digits
 from subnet_search.rebuilding import load_subnet
 from subnet_search.recipe import parse_recipe
 from subnet_search.record import open_run
@@ -85,7 +87,8 @@ def test_the_run_folder_holds_what_the_design_promises(finished: Path) -> None:
     assert list((finished / "figures").glob("*.png"))
     for config in chosen_of(finished):
         names = {path.name for path in (finished / "subnets" / config.key).iterdir()}
-        assert names == set("config.json network.json net.safetensors net.pt2 proof.json metrics.json".split())
+        written = {"net.safetensors", "net.pt2", "network.json"}
+        assert names == written | {"config.json", "proof.json", "metrics.json"}
         assert (finished / "statistics" / f"{config.key}.safetensors").is_file()
     assert [
         event["stage"] for event in open_run(finished, write=False).events() if event["kind"] == "end"
@@ -199,6 +202,50 @@ def test_an_infeasible_limit_is_refused_before_training_with_the_nearest_feasibl
     assert not (tmp_path / "small" / "supernet.safetensors").exists()
     mended = write_recipe(tmp_path, RECIPE)
     pipeline.begin(parse_recipe('name = "small"\n' + Path(mended).read_text()), tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[finetune]\ndevice = "cuda"\n', 'device "cuda" is not there'),
+        ('[export]\nformats = ["onnx"]\n', "not installed here"),
+        ('[data]\nsource = "lonely:other_size"\n', "split 'search_val': inputs must have the size"),
+        ('[data]\nsource = "lonely:lost"\n', "split 'train' cannot be read: FileNotFoundError: no images"),
+    ],
+)
+def test_what_a_late_stage_would_refuse_is_refused_before_anything_is_computed(
+    table: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lonely", lonely_data())
+    recipe = write_recipe(tmp_path, RECIPE.replace("[finetune]\nepochs = 1\n", "") + table)
+    assert run_command(["run", recipe, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "small" / "coverage.json").exists()
+
+
+def lonely_data() -> types.ModuleType:
+    """A module with data sources that have something wrong."""
+
+    class Lost:
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Iterator[Any]:
+            raise FileNotFoundError("no images")
+
+    def other_size() -> Splits:
+        small, large = (TensorBatches(torch.zeros(4, 1, s, s), torch.zeros(4).long(), 2) for s in (8, 12))
+        return Splits(small, large, TensorBatches(small.images, small.labels, 2))
+
+    module = types.ModuleType("lonely")
+    vars(module).update(other_size=other_size, lost=lambda: Splits(Lost(), Lost(), Lost()))
+    return module
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_cure_and_keeps_what_was_done(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from search_spaces import COST_NAMES
 from search_spaces.errors import InvalidInput
 from subnet_search.recipe import (
     TABLES,
@@ -17,12 +18,14 @@ from subnet_search.recipe import (
     read_recipe,
     recipe_to_toml,
 )
+from subnet_search.searchers.searcher import SEARCHERS
 from subnet_search.settings import (
     DataSettings,
     ElasticSettings,
     ExportSettings,
     FinetuneSettings,
     ModelSettings,
+    ObjectiveName,
     SearchSettings,
     Settings,
     TrainSettings,
@@ -55,6 +58,13 @@ MINIMAL = '[model]\nname = "torchvision:resnet18"\n'
         (SearchSettings, {"limits": {"macs": True}}, "must be a number or a percentage"),
         (SearchSettings, {"objectives": ("macs", "macs")}, "may name an objective only once"),
         (SearchSettings, {"objectives": ()}, "at least 1 item"),
+        (
+            SearchSettings,
+            {"objectives": ("top1",)},
+            "objectives.0 should be 'top1_percent', 'macs'.* got 'top1'",
+        ),
+        (SearchSettings, {"searcher": "nsga"}, "searcher should be 'random', 'nsga2'.* got 'nsga'"),
+        (SearchSettings, {"seed": 2**32}, "seed should be less than 4294967296"),
         (FinetuneSettings, {"teacher_share": 2.0}, "teacher_share should be less than or equal to 1"),
         (
             ExportSettings,
@@ -73,6 +83,11 @@ def test_a_wrong_value_is_refused_with_the_rule_and_the_value(
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(InvalidInput, match=r"lr should .*; epochs|epochs should .*; lr"):
         TrainSettings(epochs=-1, lr=-1)
+
+
+def test_a_recipe_may_name_every_searcher_and_every_objective_that_there_is() -> None:
+    assert get_args(SearchSettings.model_fields["searcher"].annotation) == tuple(SEARCHERS)
+    assert get_args(ObjectiveName) == ("top1_percent", *COST_NAMES)
 
 
 def test_settings_cannot_be_changed() -> None:

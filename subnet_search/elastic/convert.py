@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from search_spaces import InvalidInput, Knob, SearchSpace, SubnetConfig
+from search_spaces import InvalidInput, Knob, SearchSpace, SubnetConfig, nearest_names
 from subnet_search.elastic.coverage import describe
-from subnet_search.elastic.flow import Flow, matches
 from subnet_search.elastic.extraction import tensors_in
-from subnet_search.elastic.graph import Example, Traced, at_batch_one, call_arguments, trace
+from subnet_search.elastic.flow import Flow, matches
+from subnet_search.elastic.graph import Example, Traced, at_batch_one, call_arguments, copied, trace
 from subnet_search.elastic.groups import Group, Grouping, compile_groups
 from subnet_search.elastic.layers import ElasticBatchNorm, make_layer_elastic, make_skippable
 from subnet_search.elastic.pricing import Pricing
@@ -45,7 +45,10 @@ def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings |
         EmptySpaceError: nothing is elastic; the message lists the reasons.
         InvalidInput: the model does not run on the example, or the settings do not fit the model.
     """
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"model must be a torch.nn.Module, got {type(model).__name__}")
     settings = settings or ElasticSettings()
+    _check_patterns(model, settings)
     example = at_batch_one(example)
     excluded: dict[str, str] = {}
     while True:
@@ -99,6 +102,18 @@ def _convert(
     return supernet, traced
 
 
+def _check_patterns(model: nn.Module, settings: ElasticSettings) -> None:
+    """Refuses patterns that name nothing: a misspelt one would be ignored silently."""
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
+    for name in ("include", "exclude"):
+        for pattern in getattr(settings, name):
+            if not any(matches(path, (pattern,)) for path in paths):
+                raise InvalidInput(
+                    f"{name}={pattern!r} matches no module of {type(model).__name__}"
+                    f"{nearest_names(pattern, paths)}; patterns are dotted paths such as {paths[:1]}"
+                )
+
+
 def width_choices(units: int, unit_channels: int, settings: ElasticSettings) -> tuple[int, ...]:
     """The widths a group offers, in channels of its first writer, ascending; the last is the full width.
 
@@ -129,14 +144,15 @@ def _tie(groups: Mapping[str, Group], ties: Sequence[Sequence[str]]) -> dict[str
                 f"tie={tuple(patterns)} must name at least two width groups, found {tied}; "
                 f"groups are {', '.join(groups)}"
             )
-        first = groups[tied[0]]
+        first, merged = groups[tied[0]], {knob_of[name] for name in tied}
         for name in tied[1:]:
             if (groups[name].choices, groups[name].units) != (first.choices, first.units):
                 raise InvalidInput(
                     f"tied groups must offer the same widths: {first.name} has {first.choices}, "
                     f"{name} has {groups[name].choices}; tie groups of one size"
                 )
-            knob_of[name] = knob_of[tied[0]]
+        knob = next(name for name in groups if name in merged)
+        knob_of = {name: knob if own in merged else own for name, own in knob_of.items()}
     return knob_of
 
 
@@ -205,10 +221,11 @@ def _check(supernet: Supernet, model: nn.Module, also_training: bool) -> dict[st
             )
         if _failure(supernet, supernet.space.smallest()) is not None:
             return _broken_parts(supernet)
+        if not also_training or not _runs_in_training(model, supernet.example):
+            return {}
         with torch.random.fork_rng(devices=[]):
-            supernet.train(also_training)
-            fails = also_training and _failure(supernet, supernet.space.smallest()) is not None
-            return _broken_parts(supernet) if fails else {}
+            supernet.train()
+            return _broken_parts(supernet) if _failure(supernet, supernet.space.smallest()) else {}
     finally:
         for module, mode in training:
             module.training = mode
@@ -222,6 +239,17 @@ def _failure(supernet: Supernet, config: SubnetConfig) -> str | None:
     except Exception as error:  # user code runs here: anything can come
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
+
+
+def _runs_in_training(model: nn.Module, example: Example) -> bool:
+    """Whether the whole model itself takes such an example in training mode."""
+    args, kwargs = call_arguments(_twice(example))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            copied(model).train()(*args, **kwargs)
+    except Exception:  # user code runs here: anything can come
+        return False
+    return True
 
 
 def _twice(example: Example) -> Example:

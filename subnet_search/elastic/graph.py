@@ -224,6 +224,8 @@ def at_batch_one(example: Example) -> Example:
     """The example's first row: costs are stated for batch 1."""
 
     def first(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim > 0 and not len(value):
+            raise InvalidInput(f"example must hold at least one input, got a tensor of {list(value.shape)}")
         return value[:1] if isinstance(value, Tensor) and value.ndim > 0 else value
 
     if isinstance(example, dict):

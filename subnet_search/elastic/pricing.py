@@ -98,7 +98,8 @@ class Pricing:
         for names, parameter in _parameters(self.flow.traced.model):
             path, _, leaf = names[0].rpartition(".")
             guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
-            guard = guards[0] if all(g == guards[0] for g in guards) else ()
+            fewest = min(guards, key=len)  # it stays while one of its names does
+            guard = fewest if all(set(fewest) <= set(g) for g in guards) else ()
             terms = times(self._parameter(path, leaf, tuple(parameter.shape)), guard)
             count.append(terms)
             weights.append(scaled(terms, parameter.element_size()))
@@ -199,9 +200,7 @@ class _HandedOn(NamedTuple):
     block: str
 
 
-def _separate(
-    owner: fx.Node, others: Sequence[fx.Node], links: Sequence[_HandedOn]
-) -> list[tuple[str, ...]]:
+def _separate(owner: fx.Node, others: Sequence[fx.Node], links: Sequence[_HandedOn]) -> list[tuple[str, ...]]:
     """When a tensor has memory of its own beside the others.
 
     Returns:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
 
 from subnet_search.elastic.flow import matches
-from subnet_search.elastic.graph import Call, Traced
+from subnet_search.elastic.graph import Call, Traced, home_paths
 from subnet_search.elastic.rules import ACTIVATIONS, ADDITIONS, DROPOUTS, IDENTITY_FUNCTIONS, function_key
 
 
@@ -29,17 +29,18 @@ def skippable_blocks(traced: Traced, exclude: Sequence[str] = ()) -> tuple[str, 
     }
     called = {str(n.target) for n in traced.graph.nodes if n.op == "call_module"} | set(calls)
     order = {path: i for i, path in enumerate(_order_of_start(traced))}
+    homes = home_paths(traced.model)
     kept = [
         path
         for path in qualified
-        if not _children_of(path, called) <= {*qualified, *trivial} and not matches(path, exclude)
+        if not _children_of(traced.model.get_submodule(path), path, homes, called) <= {*qualified, *trivial}
+        and not matches(path, exclude)
     ]
     return tuple(sorted(kept, key=lambda path: order.get(path, len(order))))
 
 
-def _children_of(path: str, called: set[str]) -> set[str]:
-    depth = path.count(".") + 1
-    return {c for c in called if c.startswith(f"{path}.") and c.count(".") == depth} or {""}
+def _children_of(block: nn.Module, path: str, homes: Mapping[str, str], called: set[str]) -> set[str]:
+    return {homes[f"{path}.{name}"] for name, _ in block.named_children()} & called or {""}
 
 
 def _order_of_start(traced: Traced) -> list[str]:

@@ -73,10 +73,12 @@ def rule_of(traced: Traced, node: fx.Node) -> Rule | None:
 
 
 def foreign_tensors(module: nn.Module) -> list[str]:
-    """Tensors that torch's own layers do not have: the weight is computed from them (weight norm, masks)."""
-    known = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-    is_layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm))
-    return [name for name in (*module._parameters, *module._buffers) if is_layer and name not in known]
+    """What sets a layer apart from torch's own: its weight is computed from others (weight norm, masks)."""
+    if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)):
+        return []
+    own, usual = [*module._parameters, *module._buffers], ("weight", "bias")
+    known = {*usual, "running_mean", "running_var", "num_batches_tracked"}
+    return [n for n in own if n not in known] + [f"a computed {n}" for n in usual if n not in own]
 
 
 def function_key(target: Any) -> Any:

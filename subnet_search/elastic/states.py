@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput
@@ -18,19 +19,7 @@ def assign_state(net: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         InvalidInput: a name is missing or unknown, or a shape differs; nothing is changed then.
     """
-    own = net.state_dict(keep_vars=True)
-    missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
-    if missing or unknown:
-        raise InvalidInput(
-            f"the weights do not fit {type(net).__name__}: missing {missing[:3] or 'none'}, unknown "
-            f"{unknown[:3] or 'none'}; build the network that the weights were saved from"
-        )
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise InvalidInput(
-                f"the weight {name} must be {list(own[name].shape)} for {type(net).__name__}, got "
-                f"{list(tensor.shape)}; build the network that the weights were saved from"
-            )
+    own = _checked(net, state)
     wrapped: dict[int, nn.Parameter] = {}
     for name, tensor in state.items():
         path, _, leaf = name.rpartition(".")
@@ -44,3 +33,29 @@ def assign_state(net: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         else:
             module._buffers[leaf] = tensor
     return net
+
+
+@torch.no_grad()
+def copy_state(net: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The same, into the memory that `net` has already: an optimizer keeps its hold on the parameters."""
+    for name, tensor in _checked(net, state).items():
+        tensor.copy_(state[name])
+    return net
+
+
+def _checked(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `net` by name, if those of `state` can take their place."""
+    own: dict[str, Tensor] = net.state_dict(keep_vars=True)
+    missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
+    if missing or unknown:
+        raise InvalidInput(
+            f"the weights do not fit {type(net).__name__}: missing {missing[:3] or 'none'}, unknown "
+            f"{unknown[:3] or 'none'}; build the network that the weights were saved from"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise InvalidInput(
+                f"the weight {name} must be {list(own[name].shape)} for {type(net).__name__}, got "
+                f"{list(tensor.shape)}; build the network that the weights were saved from"
+            )
+    return own

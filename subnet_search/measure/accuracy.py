@@ -26,9 +26,10 @@ def correct(net: nn.Module, batches: Iterable[Batch], size: torch.Size | None = 
         Booleans `[num_images]`, in the order of the batches.
 
     Raises:
-        InvalidInput: no batch, or batches that are no such pairs.
+        InvalidInput: no batch, batches that are no such pairs, or an extracted net without statistics.
         SubnetSearchError: an answer is not finite, so the accuracy would mean nothing.
     """
+    check_calibrated(net, "evaluated")
     device, rights, finite = device_of(net), [], torch.tensor(True)
     with evaluation_mode(net), torch.inference_mode():
         for images, labels in to_device(batches, device, size):

@@ -64,13 +64,16 @@ class SupernetEvaluator:
         self._calibration = [(x.to(self._device), y.to(self._device)) for x, y in images]
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
         self.context = self._checksum(settings)
+        self._weights = self._version()
 
     def __call__(self, config: SubnetConfig) -> Evaluation:
         """Measures one sub-net.
 
         Raises:
+            InvalidInput: the supernet was trained or reordered since the evaluator was made.
             SubnetSearchError: its answers are not finite.
         """
+        self._refuse_changed_weights()
         supernet, config = self._supernet, self._supernet.space.canonical(config)
         row = supernet.space.encode([config])
         values = []
@@ -88,6 +91,7 @@ class SupernetEvaluator:
 
     def statistics_of(self, config: SubnetConfig) -> Statistics:
         """The batch-norm statistics of a sub-net on the calibration images."""
+        self._refuse_changed_weights()
         config = self._supernet.space.canonical(config)
         if config.key not in self._statistics:
             home = device_of(self._supernet)
@@ -97,6 +101,17 @@ class SupernetEvaluator:
             if len(self._statistics) > STATISTICS_KEPT:
                 self._statistics.popitem(last=False)
         return self._statistics[config.key]
+
+    def _version(self) -> list[tuple[int, int]]:
+        """Changes with every write to a weight; moving the supernet to another device does not count."""
+        return [(id(parameter), parameter._version) for parameter in self._supernet.parameters()]
+
+    def _refuse_changed_weights(self) -> None:
+        if self._version() != self._weights:
+            raise InvalidInput(
+                "the supernet's weights changed since this evaluator was made (training, reorder, loading), so its "
+                "statistics and its context are of another net; call make_evaluator again"
+            )
 
     def _checksum(self, settings: EvaluateSettings) -> str:
         """Of weights, calibration images, search-validation data and protocol."""

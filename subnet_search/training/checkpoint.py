@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetSearchError
-from subnet_search.batches import first_problem
+from subnet_search.elastic.states import copy_state
 from subnet_search.record import Run
 
 
@@ -32,8 +32,6 @@ class Place:
     loss_sum: float = 0.0  # over the current epoch
     losses: list[float] = field(default_factory=list)  # mean of each finished epoch
     seconds: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)  # JSON-able facts of the caller
-    kept: dict[str, Tensor] = field(default_factory=dict)  # tensors of the caller, such as the best weights
 
 
 class Checkpoints:
@@ -69,8 +67,7 @@ class Checkpoints:
             )
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
-        tensors |= {f"kept.{name}": tensor for name, tensor in place.kept.items()}
-        facts = {field: value for field, value in vars(place).items() if field != "kept"}
+        facts = vars(place)
         metadata = {"place": json.dumps(facts), "identity": json.dumps(self.identity)}
         # cloned: tied weights share memory, which the format refuses
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -93,17 +90,16 @@ class Checkpoints:
         if not self._continues(json.loads(metadata["identity"]), json.loads(metadata["place"])["epoch"]):
             return None
         try:
-            model.load_state_dict(_part(tensors, "model."))
-        except RuntimeError as error:
+            copy_state(model, _part(tensors, "model."))
+        except InvalidInput as error:
             raise InvalidInput(
-                f"{self.name}.safetensors of run {self.run.folder} belongs to another network: "
-                f"{first_problem(error)}. "
-                "Use another run folder"
+                f"{self.name}.safetensors of run {self.run.folder} belongs to another network: {error}, "
+                "or use another run folder"
             ) from None
         for name, parameter in model.named_parameters():
             if (buffer := tensors.get(f"momentum.{name}")) is not None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-        return Place(**json.loads(metadata["place"]), kept=_part(tensors, "kept."))
+        return Place(**json.loads(metadata["place"]))
 
     @property
     def way_out(self) -> str:

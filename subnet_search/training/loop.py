@@ -93,8 +93,7 @@ def train(
 class Fitting:
     """Trains `model` in place on `batches`.
 
-    `update` does forward and backward; `look` is called before the first epoch and after each one, and may
-    note what it saw in the place. With checkpoints, a second call goes on where the first one was stopped.
+    `update` does forward and backward. With checkpoints, a second call goes on where the first one was stopped.
     """
 
     model: nn.Module
@@ -104,7 +103,6 @@ class Fitting:
     checkpoints: Checkpoints | None = None
     size: torch.Size | None = None  # of one input
     what: str = "train"
-    look: Callable[[Place], None] = lambda place: None
 
     def run(self) -> Place:
         """Trains from the last checkpoint, if any, to the end; the model comes back on its device."""
@@ -114,8 +112,7 @@ class Fitting:
             self.optimizer = make_optimizer(self.model, self.settings)
             place = self.checkpoints.load(self.model, self.optimizer) if self.checkpoints else None
             with kept_generators(), held_interrupts() as interrupts, self._progress(place) as bar:
-                if place is None:
-                    self.look(place := Place())
+                place = place or Place()
                 while place.epoch < self.settings.epochs:
                     self._epoch(place, interrupts, bar)
         return place
@@ -138,7 +135,6 @@ class Fitting:
         place.losses.append(place.loss_sum / max(place.batch, 1))
         place.epoch, place.batch, place.loss_sum = place.epoch + 1, 0, 0.0
         bar.set_postfix_str(f"loss {place.losses[-1]:.3f}", refresh=False)
-        self.look(place)
         self._save(place, saved_s)
         interrupts.deliver()
 

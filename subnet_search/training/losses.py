@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,10 +17,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels: class numbers `[B]`, or probabilities `[B, num_classes]`.
 
     Raises:
-        InvalidInput: a label is no class of the network (seen on the CPU).
+        InvalidInput: a label is no class of the network (seen on the CPU), or the network gave no tensor.
     """
+    if not isinstance(logits, Tensor):
+        raise InvalidInput(
+            f"the network must answer with one tensor of logits, got {type(logits).__name__}; turn auxiliary "
+            "heads off (torchvision: aux_logits=False), or train with a step of your own"
+        )
     try:
-        return F.cross_entropy(logits.float(), labels)
+        return F.cross_entropy(at_least_float(logits), labels)
     except IndexError:
         raise InvalidInput(
             f"labels must be class numbers from 0 to {logits.shape[1] - 1}, got {int(labels.min())} to "
@@ -34,7 +40,7 @@ def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
         logits: z `[B, num_classes]`.
         probabilities: p `[B, num_classes]`, rows that sum to one.
     """
-    return -(probabilities * F.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+    return -(probabilities * F.log_softmax(at_least_float(logits), dim=1)).sum(dim=1).mean()
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -48,5 +54,10 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
         teacher_logits: `[B, num_classes]`; no gradient reaches them.
         temperature: T; larger is softer.
     """
-    teacher = (teacher_logits.detach().float() / temperature).softmax(dim=1)
-    return temperature**2 * soft_cross_entropy(logits.float() / temperature, teacher)
+    teacher = (at_least_float(teacher_logits.detach()) / temperature).softmax(dim=1)
+    return temperature**2 * soft_cross_entropy(at_least_float(logits) / temperature, teacher)
+
+
+def at_least_float(logits: Tensor) -> Tensor:
+    """The same numbers in single precision, or in double where they are: half precision is too coarse here."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

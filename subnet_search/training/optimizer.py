@@ -8,13 +8,22 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from search_spaces import InvalidInput
 from subnet_search.settings import FinetuneSettings, TrainSettings
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings | FinetuneSettings) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; only weights of convolutions and linear layers decay."""
+    """SGD with Nesterov momentum; only weights of convolutions and linear layers decay.
+
+    Raises:
+        InvalidInput: all parameters are frozen.
+    """
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise InvalidInput(
+            f"nothing in {type(model).__name__} can be trained: all its parameters are frozen (requires_grad is False)"
+        )
     groups = [
         {"params": [p for p in trained if id(p) in decayed], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from search_spaces import InvalidInput
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.training.losses import cross_entropy, soft_cross_entropy
+from subnet_search.training.losses import at_least_float, cross_entropy, soft_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -64,4 +64,4 @@ class SandwichStep:
         with torch.no_grad():
             if self.teacher is not None:
                 logits = self.teacher(images)
-            return logits.detach().float().softmax(dim=1)
+            return at_least_float(logits.detach()).softmax(dim=1)
