@@ -175,11 +175,11 @@ def export(
     if key is None:
         _stage(target, out, "export")
     else:
-        _stage(target, out, "search")
+        folder = _stage(target, out, "search")
         from subnet_search.pipeline import rebuild
         from subnet_search.record import open_run
 
-        with open_run(target) as opened:
+        with open_run(folder) as opened:
             rebuild(opened, key, say=_say)
 
 
@@ -214,13 +214,15 @@ def _walk(recipe: Recipe, out: Path, overwrite: bool) -> None:
     _report(folder)
 
 
-def _stage(target: Path, out: Path, last: str) -> None:
+def _stage(target: Path, out: Path, last: str) -> Path:
     from subnet_search.pipeline import advance, begin
     from subnet_search.record import open_run
 
-    opened = begin(read_recipe(target), out) if target.suffix == ".toml" else open_run(target)
+    is_recipe = target.suffix == ".toml" and not target.is_dir()
+    opened = begin(read_recipe(target), out) if is_recipe else open_run(target)
     with opened:
         advance(opened, last, say=_say)
+        return Path(opened.folder)
 
 
 def _report(folder: Path) -> None:

@@ -16,7 +16,8 @@ from subnet_search.models import load_model
 from subnet_search.recipe import Recipe, differences, parse_recipe, recipe_to_toml
 from subnet_search.record import Run, create_run, open_run
 from subnet_search.record.lock import lock_folder
-from subnet_search.stages import STAGES, export_one, tune
+from subnet_search.record.run import CHECKSUMS, EVENTS, SETTINGS
+from subnet_search.stages import PREPARED, STAGES, export_one, tune
 from subnet_search.workbench import Say, Workbench
 
 
@@ -27,9 +28,9 @@ def begin(recipe: Recipe, out: str | Path = "runs", *, overwrite: bool = False) 
         InvalidInput: a run of that name has other settings, is in use, or its folder holds something else.
     """
     folder = Path(out, recipe.name)
-    is_run = (folder / "settings.toml").is_file()
-    if is_run and (overwrite or not (folder / "coverage.json").exists()):
-        _delete(folder)  # without coverage.json nothing was computed, and the recipe may have been mended
+    is_run = folder.is_dir() and (folder / SETTINGS).is_file()
+    if is_run and (overwrite or _nothing_computed(folder)):
+        _delete(folder)  # nothing is lost, and the recipe may have been mended
         is_run = False
     if not is_run:
         return create_run(folder, recipe_to_toml(recipe))
@@ -77,6 +78,12 @@ def advance(run: Run, last: str = "export", *, say: Say = lambda message: None) 
                 )
             raise
         run.event("end", stage=stage.name, seconds=round(time.monotonic() - start_s, 3))
+    if damaged := run.damaged():
+        raise InvalidInput(
+            f"corrupt: {', '.join(f'{run.folder}/{name}' for name in damaged)} changed after being written; "
+            "do not use. Restore them from a copy, or delete them: the run makes again what it needs"
+        )
+    say(f"{run.folder}: {last} is done")
 
 
 def rebuild(run: Run, key: str, *, say: Say = lambda message: None) -> None:
@@ -119,6 +126,12 @@ def coverage_table(coverage: Any, num_subnets: int) -> str:
     share = 100 * coverage["reachable_macs_share"]
     lines.append(f"{Decimal(num_subnets):.3g} sub-nets; {share:.1f} % of the MACs are elastic")
     return "\n".join(lines)
+
+
+def _nothing_computed(folder: Path) -> bool:
+    """Whether the run never came to the end of its first stage."""
+    begun = {SETTINGS, CHECKSUMS, EVENTS, "teacher.safetensors", *PREPARED[:-1]}
+    return all(path.name in begun or path.name.startswith(".") for path in folder.iterdir())
 
 
 def _delete(folder: Path) -> None:

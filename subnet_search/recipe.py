@@ -108,7 +108,7 @@ TABLES: dict[str, type[Settings]] = {
 def quickstart_recipe(seed: int = 0, name: str | None = None) -> Recipe:
     """The recipe of `subnet-search quickstart`."""
     recipe = parse_recipe(f"seed = {seed}\n{QUICKSTART}", "the quickstart's recipe")
-    return recipe.model_copy(update={"name": _run_name(name or "quickstart")})
+    return recipe.model_copy(update={"name": _run_name("quickstart" if name is None else name)})
 
 
 def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
@@ -121,11 +121,12 @@ def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
     """
     path = Path(path)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # some editors put a byte-order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"recipe {path} cannot be read: {error}") from None
     recipe = parse_recipe(text, str(path))
-    weights, changes = recipe.model.weights, {"name": _run_name(name or recipe.name or path.stem)}
+    name = recipe.name or path.stem if name is None else name
+    weights, changes = recipe.model.weights, {"name": _run_name(name)}
     if weights is None or not weights.endswith((".safetensors", ".npz")):
         return recipe.model_copy(update=changes)
     model = recipe.model.model_copy(update={"weights": str((path.parent / weights).resolve())})
@@ -133,9 +134,9 @@ def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
 
 
 def _run_name(name: str) -> str:
-    if not re.fullmatch(r"[\w][\w.+-]*", name):
+    if not re.fullmatch(r"[\w][\w.+-]{0,59}", name):
         raise InvalidInput(
-            f"a run's name may hold letters, digits and . _ + -, got {name!r}; choose another --name"
+            f"a run's name may hold up to 60 letters, digits and . _ + -, got {name!r}; choose another --name"
         )
     return name
 

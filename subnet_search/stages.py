@@ -29,6 +29,8 @@ from subnet_search.training import PlainStep, SandwichStep, train
 from subnet_search.training.loop import describe_step
 from subnet_search.workbench import Workbench, chosen_keys, save_weights
 
+PREPARED = ("device.json", "splits.json", "space.json", "costs.json", "coverage.json")  # in this order
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -129,6 +131,7 @@ def write_front(run: Run, result: SearchResult, objectives: tuple[Objective, ...
                 {"key": e.config.key, "config": dict(e.config), "values": named_values(objectives, e)}
                 for e in result.front
             ],
+            "evaluations": len(result.evaluations),
             "reference": reference,
             "hypervolume": result.front.hypervolume(reference),
         },
@@ -159,6 +162,7 @@ def choose_and_tune(bench: Workbench) -> None:
         run.write_json(f"subnets/{member.config.key}/config.json", config_to_json(member.config))
     for config in bench.chosen():
         if not is_tuned(run, config.key):
+            run.delete("metrics.json")  # what is tuned anew has to be looked at on test
             tune(bench, config)
 
 
@@ -186,7 +190,7 @@ def tune(bench: Workbench, config: SubnetConfig) -> None:
 def drop_checkpoint(run: Run, name: str) -> None:
     """Deletes a checkpoint that a finished result has replaced."""
     for ending in (".safetensors", ".json"):
-        run.path(name + ending).unlink(missing_ok=True)
+        run.delete(name + ending)
 
 
 def look_at_test(bench: Workbench) -> None:
@@ -239,15 +243,27 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
     bench.say(f"  {config.key}: proved and exported to {run.folder}/{place}")
 
 
+def is_searched(run: Run) -> bool:
+    """Whether there is a front, and the journal still holds as many evaluations as it was taken from."""
+    if not run.has("front.json"):
+        return False
+    answered = {line["key"] for line in run.journal.lines() if line["kind"] != "ask"}
+    return len(answered) >= int(run.read_json("front.json")["evaluations"])
+
+
 def is_tuned(run: Run, key: str) -> bool:
     """Whether a sub-net is fine-tuned."""
-    return run.has(f"subnets/{key}/metrics.json")
+    return all(
+        run.has(f"subnets/{key}/{name}") for name in ("config.json", "metrics.json", "net.safetensors")
+    )
 
 
 def is_proved(run: Run, key: str) -> bool:
     """Whether a sub-net is exported and passed its proof."""
     name = f"subnets/{key}/proof.json"
-    return run.has(name) and bool(run.read_json(name)["passed"])
+    if not run.has(name) or any(gone.startswith(f"subnets/{key}/") for gone in run.missing()):
+        return False
+    return bool(run.read_json(name)["passed"])
 
 
 def each_chosen(done: Callable[[Run, str], bool]) -> Callable[[Run], bool]:
@@ -256,11 +272,11 @@ def each_chosen(done: Callable[[Run, str], bool]) -> Callable[[Run], bool]:
 
 
 STAGES = (
-    Stage("prepare", lambda run: run.has("coverage.json"), prepare),
+    Stage("prepare", lambda run: all(map(run.has, PREPARED)), prepare),
     Stage("teacher", lambda run: run.has("teacher.safetensors"), train_teacher),
     Stage("rank", lambda run: run.has("ranking.json"), rank_channels),
     Stage("train", lambda run: run.has("supernet.safetensors"), train_supernet),
-    Stage("search", lambda run: run.has("front.json"), search_front),
+    Stage("search", is_searched, search_front),
     Stage("finetune", each_chosen(is_tuned), choose_and_tune),
     Stage("test", lambda run: run.has("metrics.json"), look_at_test),
     Stage("export", each_chosen(is_proved), prove_and_export),

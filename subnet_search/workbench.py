@@ -191,4 +191,4 @@ def save_weights(run: Run, name: str, net: nn.Module) -> None:
 
 def chosen_keys(run: Run) -> list[str]:
     """Keys of the sub-nets that were chosen."""
-    return sorted(file.parent.name for file in run.folder.glob("subnets/*/config.json"))
+    return sorted({name.split("/")[1] for name in run.names() if name.startswith("subnets/")})

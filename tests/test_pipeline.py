@@ -306,6 +306,15 @@ def test_any_evaluated_subnet_can_be_rebuilt_by_its_key(finished: Path, tmp_path
     assert run_command(["export", str(copy), "--key", "zzz"]) == 2
 
 
+def test_a_subnet_can_be_rebuilt_through_the_recipe_too(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "small")
+    arguments = ["export", write_recipe(tmp_path), "--out", str(tmp_path), "--key", "zzz"]
+    assert run_command(arguments) == 2
+    assert "has evaluated no sub-net 'zzz'" in capsys.readouterr().err
+
+
 def killed_run(folder: Path, recipe: str, when: Path, number: int) -> int:
     """Starts the run in a process of its own and sends it a signal as soon as the file `when` is there."""
     command = [sys.executable, "-m", "subnet_search", "run", recipe, "--out", str(folder)]
@@ -343,6 +352,45 @@ def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
         torch.equal(mine[key], tensor) for key, tensor in load_file(finished / "supernet.safetensors").items()
     )
     assert chosen_of(tmp_path / "small") == chosen_of(finished)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["coverage.json", "costs.json", "front.json", "KEY/config.json", "KEY/net.safetensors", "KEY/net.pt2"],
+)
+def test_a_damaged_file_is_named_and_deleting_it_as_the_message_says_is_a_way_out(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "small")
+    key = chosen_of(copy)[0].key
+    file = copy / name.replace("KEY", f"subnets/{key}")
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert run_command(["resume", str(copy)]) == 2
+    assert str(file) in capsys.readouterr().err
+    file.unlink()
+    assert run_command(["run", write_recipe(tmp_path), "--out", str(tmp_path)]) == 0
+    assert file.suffix == ".pt2" or file.read_bytes() == content
+    times_ns = [(folder / "supernet.safetensors").stat().st_mtime_ns for folder in (copy, finished)]
+    assert times_ns[0] == times_ns[1]  # not trained again
+    assert all(
+        "test" in read_json(copy / "subnets" / config.key, "metrics.json") for config in chosen_of(finished)
+    )
+    assert results_of(copy) == results_of(finished)
+
+
+def test_lines_that_a_finished_journal_has_lost_are_evaluated_again(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    journal = copy / "evaluations.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-2000])
+    assert run_command(["search", str(copy)]) == 0
+    assert results_of(copy) == results_of(finished)
+    assert (copy / "front.json").read_bytes() == (finished / "front.json").read_bytes()
+
+
+def test_a_run_that_is_done_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["search", str(finished)]) == 0
+    assert f"{finished}: search is done" in capsys.readouterr().err
 
 
 def test_a_subnet_is_loaded_from_a_copy_of_its_folder(finished: Path, tmp_path: Path) -> None:

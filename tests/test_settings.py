@@ -150,8 +150,9 @@ def test_a_run_is_named_after_the_option_the_recipe_or_the_file(tmp_path: Path) 
         "mine",
         "x",
     ]
-    with pytest.raises(InvalidInput, match="--name"):
-        read_recipe(plain, "../x")
+    for name in ("../x", "a" * 61):
+        with pytest.raises(InvalidInput, match="--name"):
+            read_recipe(plain, name)
 
 
 def test_a_relative_path_of_weights_starts_at_the_recipe(tmp_path: Path) -> None:
@@ -164,6 +165,19 @@ def test_an_unreadable_recipe_is_refused(tmp_path: Path) -> None:
     for name in ("a.toml", "b.toml"):
         with pytest.raises(InvalidInput, match="cannot be read"):
             read_recipe(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
+    assert read_recipe(tmp_path / "r.toml").model.name == "torchvision:resnet18"
+
+
+def test_an_empty_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(MINIMAL)
+    with pytest.raises(InvalidInput, match="--name"):
+        read_recipe(tmp_path / "r.toml", "")
+    with pytest.raises(InvalidInput, match="--name"):
+        quickstart_recipe(name="")
 
 
 def test_differences_name_table_key_and_both_values() -> None:

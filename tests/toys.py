@@ -161,6 +161,107 @@ class TiedWeights(nn.Module):
         return self.head(self.mid(self.second(self.first(self.stem(x)))).mean([2, 3]))
 
 
+class LongSkip(nn.Module):
+    """A tensor that is still wanted after two skippable blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = conv_bn(3, 16), Residual(), Residual()
+        self.join, self.head = conv_bn(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.second(self.first(x))], dim=1)
+        return self.head(self.join(x).mean([2, 3]))
+
+
+class PreActivated(nn.Module):
+    """A residual block that ends in its addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.relu(self.norm(x)))
+
+
+class AddedInPlace(nn.Module):
+    """A skippable block that adds into the memory that another one gave it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.inner = nn.Conv2d(16, 16, 3, padding=1), PreActivated()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(self.before(x))
+        out += x
+        return out
+
+
+class AddedInPlaceNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = conv_bn(3, 16), nn.Sequential(AddedInPlace(), AddedInPlace())
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean([2, 3]))
+
+
+class Chunked(nn.Module):
+    """Views of one tensor, and a concatenation of a list that was never spelled out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side, self.last = conv_bn(3, 16), conv_bn(8, 8), conv_bn(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).chunk(2, dim=1)[0], self.stem(x).chunk(2, dim=1)[1]
+        x = torch.cat(torch.cat([left, self.side(right)], dim=1).chunk(2, dim=1), dim=1)
+        return self.head(self.last(x).mean([2, 3]))
+
+
+class Listed(nn.Module):
+    """Blocks that stand in two containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = conv_bn(3, 16), nn.Linear(16, 5)
+        self.blocks = nn.ModuleList([Residual(), Residual()])
+        self.body = nn.Sequential(*self.blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)).mean([2, 3]))
+
+
+class Untracked(nn.Module):
+    """Batch norm that always normalises with its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16, track_running_stats=False)
+        self.last, self.head = conv_bn(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(F.relu(self.norm(self.stem(x)))).mean([2, 3]))
+
+
+class Auxiliary(nn.Module):
+    """A second head that only training calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = conv_bn(3, 16), conv_bn(16, 16)
+        self.second, self.head = nn.Linear(16, 5), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        answer = self.head(self.last(x).mean([2, 3]))
+        return answer + self.second(x.mean([2, 3])) if self.training else answer
+
+
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -219,6 +320,12 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
     "concatenated": Concatenated,
     "reused": Reused,
     "tied weights": TiedWeights,
+    "long skip": LongSkip,
+    "added in place": AddedInPlaceNet,
+    "chunked": Chunked,
+    "listed": Listed,
+    "untracked": Untracked,
+    "auxiliary": Auxiliary,
     "partly opaque": PartlyOpaque,
     "hard-coded": HardCoded,
     "checked": Checked,
@@ -236,6 +343,7 @@ def make_toy(name: str, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if module.running_mean is not None:
+                nn.init.normal_(module.running_mean, std=0.2)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.eval()

@@ -209,10 +209,11 @@ def _check(supernet: Supernet, model: nn.Module, also_training: bool) -> dict[st
         is well.
     """
     training = [(m, m.training) for root in (supernet, model) for m in root.modules()]
-    args, kwargs = call_arguments(supernet.example)
     try:
-        supernet.eval()
-        wanted, got = model.eval()(*args, **kwargs), supernet(*args, **kwargs)
+        args, kwargs = call_arguments(supernet.example)
+        wanted = model.eval()(*args, **kwargs)
+        args, kwargs = call_arguments(supernet.example)
+        got = supernet.eval()(*args, **kwargs)
         pairs = zip(tensors_in(wanted), tensors_in(got), strict=True)
         if not all(torch.equal(answer, again) for answer, again in pairs):
             raise InvalidInput(

@@ -83,6 +83,7 @@ def difference_on(
         net.eval()
         with supernet.subnet(config, statistics):
             wanted = supernet(*args, **kwargs)
+        args, kwargs = call_arguments(example)
         got = net(*args, **kwargs)
     finally:
         for module, training in modes:

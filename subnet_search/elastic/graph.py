@@ -208,13 +208,17 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def call_arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example as positional and keyword arguments of the model's forward."""
+    """The example as positional and keyword arguments of the model's forward, which may overwrite them."""
+
+    def fresh(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) else value
+
     if isinstance(example, Tensor):
-        return (example,), {}
+        return (fresh(example),), {}
     if isinstance(example, tuple):
-        return example, {}
+        return tuple(map(fresh, example)), {}
     if isinstance(example, dict):
-        return (), dict(example)
+        return (), {name: fresh(value) for name, value in example.items()}
     raise InvalidInput(
         f"example must be a tensor, a tuple or a dict of the model's inputs, got {type(example).__name__}"
     )

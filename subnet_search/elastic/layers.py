@@ -52,7 +52,21 @@ def _expect(layer: nn.Module, width: int, promised: int) -> None:
         )
 
 
-class ElasticLayer:
+class Exchanged:
+    """A module whose class was exchanged; it is pickled by its own class, as the new one may have no name."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        exchange = make_skippable if isinstance(self, SkippableBlock) else make_layer_elastic
+        return _blank, (_PLAIN[type(self)], exchange), self.__getstate__()  # type: ignore[index]
+
+
+def _blank(kind: type[nn.Module], exchange: Callable[[nn.Module], None]) -> nn.Module:
+    module = kind.__new__(kind)
+    exchange(module)
+    return module
+
+
+class ElasticLayer(Exchanged):
     """What all exchanged leaf modules share."""
 
     active: Active | None = None
@@ -179,7 +193,7 @@ class ElasticPaddedShortcut(ElasticLayer, PaddedShortcut):
         return self.gather(x, self.active.sources.to(x.device))
 
 
-class SkippableBlock:
+class SkippableBlock(Exchanged):
     """A residual block that passes its input on while `skipped` is set."""
 
     skipped = False

@@ -141,7 +141,7 @@ class Pricing:
         alive: list[fx.Node] = []
         steps: list[Terms] = []
         for i, node in enumerate(nodes):
-            if memory.get(node) is node:
+            if node in memory and memory[node] is node:
                 alive.append(node)
             scope = node.meta["scope"]
             links = [link for link in handed_on if link.block not in scope and link.given is not link.made]

@@ -50,7 +50,7 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
         Yu, Huang, "Universally Slimmable Networks", arXiv:1903.05134, section 3.3.
 
     Raises:
-        InvalidInput: there was no batch, or the statistics are not finite.
+        InvalidInput: there was no batch, one with a single value per channel, or the statistics are not finite.
     """
     config = supernet.space.canonical(config)
     was_training = {name: m.training for name, m in supernet.named_modules()}
@@ -64,7 +64,13 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
             count = 0
             for batch in batches if norms else ():
                 inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-                supernet(inputs.to(device))
+                try:
+                    supernet(inputs.to(device))
+                except ValueError as error:  # torch's: a variance needs two values
+                    raise InvalidInput(
+                        f"the statistics of sub-net {config.key} cannot be measured on a batch of {len(inputs)}: "
+                        f"{error}; give larger batches"
+                    ) from error
                 count += 1
         if norms and count == 0:
             raise InvalidInput("recalibrate needs at least one batch of training inputs, got none")

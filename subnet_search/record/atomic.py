@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from search_spaces import SubnetSearchError
 
 TEMPORARY = ".tmp-"  # prefix of files that never became real; whoever opens the folder next removes them
@@ -69,8 +71,8 @@ def telling_what_failed(path: Path) -> Iterator[None]:
     """Turns the system's refusal to write into a `SubnetSearchError` with the path and the way out."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter when weights meet a full disk
         raise SubnetSearchError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is unharmed; "
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. What was there before is unharmed; "
             "make room or give write permission there, then run the same command again"
         ) from error

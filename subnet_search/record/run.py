@@ -38,6 +38,8 @@ def create_run(folder: str | Path, settings_toml: str) -> Run:
         InvalidInput: when `folder` holds a run already, or anything else.
     """
     folder = Path(folder)
+    if no_folder := next((path for path in folder.parents if path.exists() and not path.is_dir()), None):
+        raise InvalidInput(f"no run can be at {folder}: {no_folder} is a file; choose another folder")
     if (folder / SETTINGS).exists():
         raise InvalidInput(f"{folder} holds a run already; continue it with open_run, or choose another name")
     ours = {CHECKSUMS, EVENTS}  # left by a process that died before its first settings were written
@@ -79,7 +81,7 @@ class Run:
 
     A file is written beside its place, flushed and renamed. `checksums.json` maps each name to the sums that
     are accepted: the new one is added before the rename and the old one dropped after it, so that no crash
-    makes a good file look corrupt.
+    makes a good file look corrupt. It lists a checksum of itself too.
 
     Attributes:
         folder: where it is.
@@ -155,6 +157,15 @@ class Run:
         """The content of `name` as JSON; raises like `verify`."""
         return json.loads(self.read(name))
 
+    def missing(self) -> list[str]:
+        """The files that were written completely and are gone, sorted."""
+        return sorted(name for name in self._current_sums() if not self.path(name).is_file())
+
+    def damaged(self) -> list[str]:
+        """The files whose content is no longer what was written, sorted; reads every file."""
+        sums = self._current_sums()
+        return [name for name in self.names() if sha256_of(self.path(name)) not in sums[name]]
+
     def write(self, name: str, data: bytes | str) -> None:
         """Writes `name` whole or not at all.
 
@@ -185,6 +196,14 @@ class Run:
                 self._commit(name, temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """Deletes `name`, if it is there, and forgets that it was."""
+        path = self.path(name)
+        self._refuse_reader()
+        with telling_what_failed(path):
+            self._save_sums({other: sums for other, sums in self._sums.items() if other != name})
+            path.unlink(missing_ok=True)
 
     def adopt(self, name: str, made: str | Path) -> None:
         """Moves the finished file `made` into the folder as `name`; raises like `write`."""
@@ -218,6 +237,7 @@ class Run:
     def _commit(self, name: str, temporary: Path, path: Path) -> None:
         new = sha256_of(temporary)
         self._save_sums({**self._sums, name: sorted({*self._sums.get(name, ()), new})})
+        shutil.copymode(self.folder / CHECKSUMS, temporary)  # some writers let nobody else read
         put_in_place(temporary, path)
         self._save_sums({**self._sums, name: [new]})
 
@@ -244,13 +264,22 @@ class Run:
         path = self.folder / CHECKSUMS
         try:
             sums: dict[str, list[str]] = json.loads(path.read_bytes()) if path.exists() else {}
+            if path.exists() and sums.pop(CHECKSUMS) != [_sum_of(sums)]:
+                raise ValueError("does not have its own checksum")
             return {str(name): [str(s) for s in accepted] for name, accepted in sums.items()}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise InvalidInput(f"corrupt: {path} is no table of checksums; restore it from a copy") from error
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise InvalidInput(
+                f"corrupt: {path} is no table of checksums, or was changed; restore it from a copy"
+            ) from error
 
     def _save_sums(self, sums: dict[str, list[str]]) -> None:
-        write_whole(self.folder / CHECKSUMS, json.dumps(sums, indent=1, sort_keys=True).encode())
+        sealed = {**sums, CHECKSUMS: [_sum_of(sums)]}
+        write_whole(self.folder / CHECKSUMS, json.dumps(sealed, indent=1, sort_keys=True).encode())
         self._sums = sums
+
+
+def _sum_of(sums: dict[str, list[str]]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def _clear_up(folder: Path) -> None:

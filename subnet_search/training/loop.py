@@ -159,6 +159,8 @@ class Fitting:
             loss = self.update((images, labels), rng)
         if not math.isfinite(loss):
             way_out = CURE if self.checkpoints is None else self.checkpoints.way_out
+            if images.is_floating_point() and not images.isfinite().all():
+                way_out = "the inputs of this batch hold NaN or infinity already; mend the data, then go on"
             raise SubnetSearchError(
                 f"the loss is {loss} at step {place.step + 1}, epoch {place.epoch + 1}, lr {lr:.3g}; {way_out}"
             )

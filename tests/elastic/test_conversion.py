@@ -140,6 +140,20 @@ def test_peak_activation_equals_what_execution_needs(pair: tuple[nn.Module, Supe
         assert promised == peak_by_watching(net, X[:1]), dict(config)
 
 
+def test_every_subnet_trains_and_only_the_largest_writes_statistics(
+    pair: tuple[nn.Module, Supernet],
+) -> None:
+    _, supernet = pair
+    supernet.train()
+    buffers = {name: tensor.clone() for name, tensor in supernet.named_buffers()}
+    for config in configs(supernet):
+        if config != supernet.space.largest():
+            with supernet.subnet(config):
+                supernet(X).sum().backward()
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in supernet.named_buffers())
+    supernet.eval()
+
+
 def test_reordering_does_not_change_the_function(pair: tuple[nn.Module, Supernet]) -> None:
     model, _ = pair
     supernet = make_elastic(network_like(model), X.double(), SMALL_STEPS).eval()

@@ -116,3 +116,13 @@ def test_a_broken_statistics_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.safetensors").write_bytes(b"torn")
     with pytest.raises(InvalidInput, match="delete it and recalibrate"):
         load_statistics(tmp_path / "s.safetensors")
+
+
+def test_a_batch_with_a_single_value_per_channel_is_refused() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.Linear(16, 4))
+    images = BATCHES[0][0]
+    supernet = make_elastic(net.eval(), images)
+    with pytest.raises(
+        InvalidInput, match=r"on a batch of 1: Expected more than 1 value .*give larger batches"
+    ):
+        recalibrate(supernet, supernet.space.smallest(), [images, images[:1]])

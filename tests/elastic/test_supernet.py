@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -113,3 +117,16 @@ def test_the_padded_shortcut_is_option_a() -> None:
     y = PaddedShortcut(4, 8, stride=2)(x)
     assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2])
     assert y[:, :2].abs().sum() == 0 == y[:, 6:].abs().sum()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_supernet_can_be_copied_and_pickled(
+    copied: Callable[[nn.Module], Supernet], supernet: Supernet
+) -> None:
+    config = supernet.space.smallest()
+    twin = copied(supernet)
+    with supernet.subnet(config), twin.subnet(config):
+        assert torch.equal(supernet(X), twin(X))
+    twin.reorder({"stem.0": torch.arange(16).flip(0)})
+    assert not torch.equal(supernet.model.stem[0].weight, twin.model.stem[0].weight)
+    torch.testing.assert_close(extract(twin, twin.space.largest(), X)(X), supernet(X))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import weight_norm
+from torch.nn.utils.prune import l1_unstructured
+from torchvision.ops import StochasticDepth
 
 from search_spaces import InvalidInput
 from subnet_search import small_models
 from subnet_search.elastic.convert import EmptySpaceError, make_elastic, width_choices
+from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.settings import ElasticSettings
@@ -212,3 +218,169 @@ def test_knobs_of_a_squeeze_and_excite_branch() -> None:
     supernet = make_elastic(net, X, ElasticSettings(step=2))
     assert supernet.groups["0"].writers == ("0", "1.up")
     assert supernet.groups["1.down"].choices == (2, 4, 6, 8)
+
+
+class OwnConv(nn.Conv2d):
+    """Adds nothing but a name."""
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """Adds nothing but a name."""
+
+
+class OtherNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def classifier(*layers: nn.Module, width: int = 16) -> nn.Module:
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
+    return nn.Sequential(*layers, *pooled).eval()
+
+
+def test_sub_classes_that_compute_as_torchs_own_are_as_elastic_and_keep_their_class() -> None:
+    net = classifier(OwnConv(3, 16, 1), OwnNorm(16), nn.ReLU(), OwnConv(16, 16, 1))
+    supernet = make_elastic(net, X)
+    assert set(supernet.groups) == {"0", "3"}
+    assert set(supernet.batch_norms) == {"1"}
+    small = extract(supernet, supernet.space.smallest())
+    assert [type(m) for m in small.modules()] == [type(m) for m in net.modules()]
+    assert small[0].weight.shape[0] == 8
+
+
+def test_a_batch_norm_whose_statistics_cannot_be_set_is_refused() -> None:
+    for norm in (OtherNorm(16), nn.SyncBatchNorm(16)):
+        with pytest.raises(InvalidInput, match=rf"1 is a {type(norm).__name__}, whose statistics"):
+            make_elastic(classifier(nn.Conv2d(3, 16, 1), norm, nn.Conv2d(16, 16, 1)), X)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("change", [weight_norm, lambda conv: l1_unstructured(conv, "weight", 0.5)])
+def test_a_layer_whose_weight_is_computed_stays_whole(change: Callable[[nn.Module], nn.Module]) -> None:
+    net = classifier(nn.Conv2d(3, 16, 1), change(nn.Conv2d(16, 16, 1)), nn.Conv2d(16, 16, 1))
+    with torch.no_grad():
+        net(X)  # leaves a computed weight that can be copied
+    net[1].__dict__.update({n: t.detach() for n, t in net[1].__dict__.items() if isinstance(t, Tensor)})
+    supernet = make_elastic(net, X)
+    assert set(supernet.groups) == {"2"}
+    assert "no rule for 1 (" in reason(supernet, "0")
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    net = classifier(nn.Conv2d(3, 16, 1))
+    net.note = net[0].weight * 1
+    with pytest.raises(InvalidInput, match="Sequential cannot be copied: Only Tensors created explicitly"):
+        make_elastic(net, X)
+
+
+def test_pooling_along_the_channels_keeps_them() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.pool = nn.Linear(8, 16), nn.MaxPool1d(3, stride=1, padding=1)
+            self.second, self.head = nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.pool(self.first(x.flatten(1, 2)))).mean(1))
+
+    supernet = make_elastic(Pooled().eval(), X)
+    assert set(supernet.groups) == {"second"}
+    assert reason(supernet, "first") == "pool works along the axis of the channels"
+
+
+def test_stochastic_depth_alone_is_no_block() -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.drop = nn.Conv2d(16, 16, 1), StochasticDepth(0.5, "row")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.drop(self.conv(x))
+
+    assert make_elastic(classifier(nn.Conv2d(3, 16, 1), Dropped()), X).blocks == ("1",)
+
+
+def test_a_block_that_cannot_be_skipped_is_listed() -> None:
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: Tensor, twice: bool) -> Tensor:
+            return x + self.conv(x) * (2 if twice else 1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block, self.head = nn.Conv2d(3, 16, 1), Flagged(), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(self.stem(x), True).mean([2, 3]))
+
+    supernet = make_elastic(Net().eval(), X)
+    assert supernet.blocks == ()
+    assert "fails when it shrinks" in reason(supernet, "block")
+
+
+def test_what_only_training_calls_is_listed_and_what_it_reads_stays_whole() -> None:
+    supernet = convert("auxiliary")
+    assert set(supernet.groups) == {"last.0"}
+    assert reason(supernet, "second") == "not called in evaluation mode"
+    assert "fails when it shrinks" in reason(supernet, "stem.0")
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+def test_patterns_that_name_nothing_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"{name}='sten' matches no module .*did you mean 'stem'"):
+        convert("residual", **{name: ("sten",)})
+
+
+def test_ties_that_share_a_group_make_one_knob() -> None:
+    layers = [nn.Conv2d(3, 16, 1), *(nn.Conv2d(16, 16, 1) for _ in range(3))]
+    supernet = make_elastic(classifier(*layers), X, ElasticSettings(tie=(("1", "2"), ("0", "1"))))
+    assert supernet.space.names == ("0", "3")
+    assert {supernet.knob_of[name] for name in ("0", "1", "2")} == {"0"}
+
+
+def test_what_is_no_model_and_an_empty_example_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"must be a torch.nn.Module, got function"):
+        make_elastic(lambda x: x, X)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"at least one input, got a tensor of \[0, 3, 8, 8\]"):
+        make_elastic(make_toy("residual"), X[:0])
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_a_model_may_answer_with_several_tensors(kind: type) -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mid, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> object:
+            x = self.mid(self.stem(x))
+            answer = self.head(x.mean([2, 3]))
+            return (answer, x) if kind is tuple else {"answer": answer, "features": x}
+
+    supernet = make_elastic(Several().eval(), X)
+    assert set(supernet.groups) == {"stem"}
+    net = extract(supernet, supernet.space.smallest(), X)
+    with supernet.subnet(supernet.space.smallest()):
+        wanted, got = supernet(X), net(X)
+    for key in (0, 1) if kind is tuple else ("answer", "features"):
+        torch.testing.assert_close(got[key], wanted[key])
+
+
+def test_a_model_may_overwrite_its_input() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mid, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x -= 0.5
+            return self.head(self.mid(self.stem(x)).mean([2, 3]))
+
+    example = X.clone()
+    supernet = make_elastic(Centred().eval(), example)
+    extract(supernet, supernet.space.smallest(), example)
+    assert torch.equal(example, X)

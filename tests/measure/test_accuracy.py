@@ -69,3 +69,5 @@ def test_an_uncalibrated_net_is_refused_with_the_way_out() -> None:
     net.calibrated = False  # type: ignore[assignment]
     with pytest.raises(InvalidInput, match=r"cannot be exported; pass statistics=recalibrate"):
         check_calibrated(net, "exported")
+    with pytest.raises(InvalidInput, match="cannot be evaluated"):
+        top1_percent(net, small_splits().search_val)

@@ -112,3 +112,15 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InvalidInput, match=r'torch finds no CUDA device. Use "auto" or "cpu"'):
         make(device="cuda")
+
+
+def test_an_evaluator_refuses_weights_that_changed_since_it_was_made() -> None:
+    supernet = small_supernet()
+    evaluator, config = make_evaluator(supernet, small_splits(), settings=SETTINGS), supernet.space.smallest()
+    evaluator(config)
+    supernet.to("cpu").double().float()
+    evaluator(config)
+    supernet.reorder({"stem": torch.arange(8).flip(0)})
+    for use in (evaluator, evaluator.statistics_of):
+        with pytest.raises(InvalidInput, match="weights changed since this evaluator was made"):
+            use(config)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.record import Run, create_run, open_run
@@ -69,6 +70,48 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
         assert run.verify("front.json") == folder / "front.json"
         assert run.has("front.json")
         assert not run.has("report.html")
+
+
+def test_what_was_deleted_is_forgotten_and_what_is_gone_is_missing(folder: Path) -> None:
+    with open_run(folder) as run:
+        for name in ("a.json", "b.json", "c.json"):
+            run.write_json(name, [])
+        run.delete("a.json")
+        run.path("b.json").unlink()
+        run.path("c.json").write_text("[1]")
+        assert run.missing() == ["b.json"]
+        assert run.damaged() == ["c.json"]
+        assert run.names() == ["c.json", "settings.toml"]
+
+
+def test_a_changed_table_of_checksums_is_refused(folder: Path) -> None:
+    table = folder / "checksums.json"
+    table.write_text(table.read_text().replace("settings.toml", "settings.tomm"))
+    with pytest.raises(InvalidInput, match=r"checksums\.json .* was changed"):
+        open_run(folder)
+
+
+def test_every_file_can_be_read_by_those_who_may_read_the_others(folder: Path) -> None:
+    with open_run(folder) as run, run.writing("a.bin") as temporary:
+        temporary.write_bytes(b"")
+        temporary.chmod(0o600)
+    assert run.path("a.bin").stat().st_mode == (folder / "checksums.json").stat().st_mode
+
+
+def test_weights_that_meet_a_full_disk_are_told_as_what_cannot_be_written(folder: Path) -> None:
+    with (
+        open_run(folder) as run,
+        pytest.raises(SubnetSearchError, match=r"cannot write .*w\.safetensors: I/O"),
+        run.writing("w.safetensors"),
+    ):
+        raise SafetensorError("I/O error: no space left on device")
+
+
+@pytest.mark.parametrize("place", ["file/run", "file/deep/run"])
+def test_a_run_where_no_folder_can_be_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="no run can be at"):
+        create_run(tmp_path / place, "seed = 1\n")
 
 
 def test_a_writer_with_a_path_gets_one_with_the_right_ending(folder: Path, tmp_path: Path) -> None:

@@ -171,6 +171,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value: float,
     assert run.read_json("checkpoint.json")["step"] == 3  # the end of epoch 1, on disk
 
 
+def test_a_loss_is_not_blamed_on_the_learning_rate_when_the_inputs_are_not_finite() -> None:
+    splits = small_splits()
+    broken = [(torch.full_like(images, torch.nan), labels) for images, labels in splits.train]
+    with pytest.raises(SubnetSearchError, match="inputs of this batch hold NaN or infinity already; mend"):
+        train(small_supernet(), Splits(broken, splits.search_val, splits.test), SANDWICH, SETTINGS)
+
+
 def test_a_weight_that_is_not_finite_never_reaches_a_checkpoint(run: Run) -> None:
     def step(supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
         loss = SANDWICH(supernet, batch, rng)

@@ -42,3 +42,15 @@ def test_no_gradient_reaches_the_teacher() -> None:
 def test_a_label_that_is_no_class_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"from 0 to 2, got 0 to 3; give the network as many outputs"):
         cross_entropy(LOGITS, torch.tensor([0, 3]))
+
+
+def test_double_precision_is_kept() -> None:
+    logits, teacher = LOGITS.double(), TEACHER.double()
+    for loss in (cross_entropy(logits, torch.tensor([0, 1])), distillation_loss(logits, teacher, 2.0)):
+        assert loss.dtype == torch.float64
+    assert cross_entropy(LOGITS.bfloat16(), torch.tensor([0, 1])).dtype == torch.float32
+
+
+def test_an_answer_that_is_no_tensor_is_refused_with_the_way_out() -> None:
+    with pytest.raises(InvalidInput, match=r"one tensor of logits, got tuple; turn auxiliary heads off"):
+        cross_entropy((LOGITS, LOGITS), torch.tensor([0, 1]))  # type: ignore[arg-type]

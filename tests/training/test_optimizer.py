@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from search_spaces import InvalidInput
 from subnet_search.settings import TrainSettings
 from subnet_search.training.optimizer import lr_factor, make_optimizer
 from tests.small import small_supernet
@@ -35,3 +36,8 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
 
 def test_a_warm_up_longer_than_the_run_is_cut() -> None:
     assert [lr_factor(step, 2, 100) for step in range(2)] == [0.5, 1.0]
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="all its parameters are frozen"):
+        make_optimizer(small_supernet().requires_grad_(False), TrainSettings())
