@@ -99,6 +99,9 @@ def first_images(
             count -= len(taken[-1][0])
             if count == 0:
                 break
+    if len(taken) > 1 and len(taken[-1][0]) == 1:  # a batch of one has no variance
+        (images, labels), (image, label) = taken[-2:]
+        taken[-2:] = [(torch.cat([images, image]), torch.cat([labels, label]))]
     if not taken:
         raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
     return taken

@@ -65,10 +65,13 @@ class Splits:
     def __post_init__(self) -> None:
         for field in fields(self):
             split = getattr(self, field.name)
-            if split is None:
+            if split is None and field.name in ("gate", "calibration"):
                 continue
-            if not isinstance(split, Iterable) and not hasattr(split, "__getitem__"):
-                raise InvalidInput(f"split {field.name!r} must hold (input, target) batches, got {split!r}")
+            reads = isinstance(split, Iterable) or hasattr(split, "__getitem__")
+            if not reads or isinstance(split, Tensor | str):
+                raise InvalidInput(
+                    f"split {field.name!r} must hold (input, target) batches, got {type(split).__name__}"
+                )
             if isinstance(split, Iterator):
                 raise InvalidInput(
                     f"split {field.name!r} can be read only once, got {type(split).__name__}; "
@@ -160,17 +163,34 @@ def _num_images(split: Any) -> int | None:
 
 
 def _overlap(first: Any, second: Any) -> bool:
-    """Whether two splits are the same object, or read the same images of the same data set."""
-    if first is second:
-        return True
-    a, b = getattr(first, "dataset", first), getattr(second, "dataset", second)
-    if not (hasattr(a, "indices") and hasattr(b, "indices")):
-        return a is b and not (_sampled(first) or _sampled(second))
-    return a.dataset is b.dataset and not set(a.indices).isdisjoint(b.indices)
+    """Whether two splits visibly read the same images."""
+    (a, rows_a), (b, rows_b) = _rows(first), _rows(second)
+    if a is not b:
+        return not _tensors(first).isdisjoint(_tensors(second))
+    if rows_a is None or rows_b is None:
+        return rows_a is rows_b is None or len(rows_a or rows_b or ()) > 0
+    return not rows_a.isdisjoint(rows_b)
 
 
-def _sampled(split: Any) -> bool:
-    """Whether a sampler of the user's own decides which images a DataLoader reads."""
-    from torch.utils.data import RandomSampler, SequentialSampler
+def _rows(split: Any) -> tuple[Any, set[int] | None]:
+    """The data set at the bottom of a split, and which of its rows are read (None: all)."""
+    from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
-    return not isinstance(getattr(split, "sampler", None), RandomSampler | SequentialSampler | None)
+    data, rows = getattr(split, "dataset", split), None
+    sampler, batch_sampler = getattr(split, "sampler", None), getattr(split, "batch_sampler", None)
+    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
+        rows = []  # the user's own: we cannot see what it reads
+    elif sampler is not None and not isinstance(sampler, RandomSampler | SequentialSampler):
+        rows = list(getattr(sampler, "indices", ()))
+    while hasattr(data, "indices") and hasattr(data, "dataset"):
+        rows = list(data.indices) if rows is None else [data.indices[row] for row in rows]
+        data = data.dataset
+    return data, None if rows is None else {int(row) for row in rows}
+
+
+def _tensors(split: Any) -> set[int]:
+    """Addresses of the inputs that a split holds in memory as they are."""
+    if isinstance(split, TensorBatches):
+        return {split.images.data_ptr()}
+    batches = split if isinstance(split, list | tuple) else ()
+    return {batch[0].data_ptr() for batch in batches if len(batch) and isinstance(batch[0], Tensor)}

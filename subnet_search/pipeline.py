@@ -60,6 +60,8 @@ def advance(run: Run, last: str = "export", *, say: Say = lambda message: None) 
         InvalidInput, SubnetSearchError, KeyboardInterrupt: with a note that says how to go on.
     """
     bench = Workbench(run, read_settings(run), say)
+    if bench.recipe.device.threads is not None:
+        torch.set_num_threads(bench.recipe.device.threads)
     names = [stage.name for stage in STAGES]
     if last not in names:
         raise InvalidInput(f"a stage must be one of {', '.join(names)}, got {last!r}")
@@ -73,9 +75,7 @@ def advance(run: Run, last: str = "export", *, say: Say = lambda message: None) 
             stage.work(bench)
         except BaseException as error:
             if stage is not STAGES[0]:
-                error.add_note(
-                    f"everything computed so far is kept; go on with: subnet-search resume {run.folder}"
-                )
+                error.add_note(_how_to_go_on(error, run))
             raise
         run.event("end", stage=stage.name, seconds=round(time.monotonic() - start_s, 3))
     if damaged := run.damaged():
@@ -84,6 +84,14 @@ def advance(run: Run, last: str = "export", *, say: Say = lambda message: None) 
             "do not use. Restore them from a copy, or delete them: the run makes again what it needs"
         )
     say(f"{run.folder}: {last} is done")
+
+
+def _how_to_go_on(error: BaseException, run: Run) -> str:
+    stopped = isinstance(error, KeyboardInterrupt)
+    return (
+        f"everything computed so far is kept; {'go' if stopped else 'once that is mended, go'} on with: "
+        f"subnet-search resume {run.folder}"
+    )
 
 
 def rebuild(run: Run, key: str, *, say: Say = lambda message: None) -> None:

@@ -13,7 +13,7 @@ from search_spaces.errors import InvalidInput
 from subnet_search.settings import (
     Count,
     DataSettings,
-    Device,
+    DeviceSettings,
     ElasticSettings,
     EvaluateSettings,
     ExportSettings,
@@ -27,12 +27,6 @@ from subnet_search.settings import (
     Settings,
     TrainSettings,
 )
-
-SHARED = (
-    "seed",
-    "device",
-)  # given at the top of a recipe they hold for every stage that does not set its own
-
 
 QUICKSTART = """
 [model]
@@ -49,6 +43,9 @@ step = 4
 [train]
 epochs = 40
 lr = 0.05
+
+[device]
+threads = 1
 
 [search]
 searcher = "nsga2"
@@ -78,7 +75,7 @@ class Recipe(Settings):
 
     name: str = ""
     seed: Seed = 0
-    device: Device = "auto"
+    device: DeviceSettings = DeviceSettings()
     model: ModelSettings
     data: DataSettings = DataSettings()
     elastic: ElasticSettings = ElasticSettings()
@@ -92,6 +89,7 @@ class Recipe(Settings):
 
 
 TABLES: dict[str, type[Settings]] = {
+    "device": DeviceSettings,
     "model": ModelSettings,
     "data": DataSettings,
     "elastic": ElasticSettings,
@@ -149,7 +147,7 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
         raise InvalidInput(f"{source} is not valid TOML: {error}") from None
     built: dict[str, Any] = {}
     problems: list[str] = []
-    shared = {key: document[key] for key in SHARED if key in document}
+    shared = _shared(document)
     for table, kind in TABLES.items():
         given = document.pop(table, {})
         if not isinstance(given, dict):
@@ -172,6 +170,13 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
     if problems:
         raise InvalidInput(f"{source} is refused: " + "\n".join(problems))
     return recipe
+
+
+def _shared(document: dict[str, Any]) -> dict[str, Any]:
+    """What holds for every stage that does not set its own: the seed, and the device's name."""
+    device = document.get("device")
+    named = {"device": device["name"]} if isinstance(device, dict) and "name" in device else {}
+    return named | ({"seed": document["seed"]} if "seed" in document else {})
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

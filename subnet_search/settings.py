@@ -60,6 +60,16 @@ class Settings(BaseModel):
             raise InvalidSettings(type(self).__name__, problems) from None
 
 
+class DeviceSettings(Settings):
+    """Where things run: "auto" is a CUDA device where there is one; `threads` of torch (none: torch's own choice).
+
+    Small networks, and machines that others use too, are often far faster with one thread.
+    """
+
+    name: Device = "auto"
+    threads: Count | None = None
+
+
 class ModelSettings(Settings):
     """The network to start from.
 

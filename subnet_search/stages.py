@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from search_spaces import SubnetConfig, SubnetSearchError
+from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
 from subnet_search.choosing import choose_spread, choose_under, named_values
 from subnet_search.data import describe
@@ -46,6 +46,8 @@ def prepare(bench: Workbench) -> None:
     bench.check_machine()
     bench.check_batches()
     run, supernet = bench.run, bench.new_supernet()
+    if bench.recipe.rank.ranker == "bn_scale" and not supernet.uses_batch_norm:
+        raise InvalidInput('the ranker "bn_scale" needs batch norm, and this network has none; try "taylor"')
     if bench.recipe.model.epochs == 0:
         save_weights(run, "teacher.safetensors", supernet.model)
     run.write_json("device.json", describe_device())
@@ -153,17 +155,31 @@ def choose_and_tune(bench: Workbench) -> None:
     """Chooses members of the front and trains each by itself, the supernet as its teacher."""
     run, settings = bench.run, bench.recipe.search
     front = read_front(run)
-    if settings.choose_under:
-        under = [bench.limits(limits) for limits in settings.choose_under]
-        members = [choose_under(front, limits, bench.space, bench.costs) for limits in under]
-    else:
-        members = choose_spread(front, settings.choose)
+    members = (
+        _best_under_each(bench, front) if settings.choose_under else choose_spread(front, settings.choose)
+    )
     for member in members:
         run.write_json(f"subnets/{member.config.key}/config.json", config_to_json(member.config))
     for config in bench.chosen():
         if not is_tuned(run, config.key):
             run.delete("metrics.json")  # what is tuned anew has to be looked at on test
             tune(bench, config)
+
+
+def _best_under_each(bench: Workbench, front: ParetoFront) -> list[Evaluation]:
+    """The best member under each of the recipe's limits; limits that none meets are told, unless all are such."""
+    members: list[Evaluation] = []
+    missed: list[SubnetSearchError] = []
+    for limits in [bench.limits(limits) for limits in bench.recipe.search.choose_under]:
+        try:
+            members.append(choose_under(front, limits, bench.space, bench.costs))
+        except SubnetSearchError as unmet:
+            missed.append(unmet)
+    if not members:
+        raise missed[0]
+    for told in missed:
+        bench.say(f"  left out: {told}")
+    return members
 
 
 def tune(bench: Workbench, config: SubnetConfig) -> None:

@@ -99,8 +99,8 @@ def test_a_percentage_is_a_limit() -> None:
     assert SearchSettings(limits={"macs": "25%", "params": 10}).limits == {"macs": "25%", "params": 10}
 
 
-def test_seed_and_device_at_the_top_hold_for_stages_without_their_own() -> None:
-    recipe = parse_recipe('seed = 7\ndevice = "cpu"\n' + MINIMAL + "[search]\nseed = 3\n")
+def test_the_seed_and_the_device_hold_for_stages_without_their_own() -> None:
+    recipe = parse_recipe("seed = 7\n" + MINIMAL + '[device]\nname = "cpu"\n[search]\nseed = 3\n')
     assert (recipe.train.seed, recipe.search.seed, recipe.finetune.device) == (7, 3, "cpu")
 
 
@@ -138,7 +138,7 @@ def test_a_recipe_survives_the_way_through_its_file(recipe: Recipe) -> None:
 
 def test_every_table_of_a_recipe_is_read_by_its_own_kind() -> None:
     fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    assert {name: kind for name, kind in fields.items() if name not in ("name", "seed", "device")} == TABLES
+    assert {name: kind for name, kind in fields.items() if name not in ("name", "seed")} == TABLES
 
 
 def test_a_run_is_named_after_the_option_the_recipe_or_the_file(tmp_path: Path) -> None:

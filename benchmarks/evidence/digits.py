@@ -23,7 +23,7 @@ from subnet_search.recipe import Recipe, quickstart_recipe
 from subnet_search.stages import read_front
 from subnet_search.workbench import Workbench
 
-SEEDS = (0, 1, 2)
+SEEDS = (10, 11, 12)  # not used while anything was decided
 LIMIT = {"macs": "25%"}
 AIM_POINTS = 1.5
 COMMAND = "python -m benchmarks.evidence.digits"
