@@ -101,7 +101,25 @@ def run(
     out: Out = Path("runs"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Run the whole road of a recipe; an existing run with equal settings is continued."""
+    """Run the whole road of a recipe; an existing run with equal settings is continued.
+
+    A recipe is a TOML file with a table for each stage. Only the model's name has no default:
+
+    \b
+    [model]
+    name = "torchvision:resnet18"        # or "package.module:factory", with [model.options]
+    weights = "IMAGENET1K_V1"            # or a .safetensors file; none: train epochs = N first
+    [data]
+    source = "my_package.data:splits"    # a function that returns subnet_search.Splits; or "digits"
+    [device]
+    threads = 1                          # small networks are often faster with one
+    [search]
+    evaluations = 500
+    limits = { macs = "50%" }            # a number, or a share of the whole network's
+    choose_under = [{ macs = "25%" }]    # or choose = 3: spread over the front
+
+    Further tables: elastic, train, rank, evaluate, finetune, export, report. RUN/settings.toml shows every key.
+    """
     _walk(read_recipe(recipe, name), out, overwrite)
 
 

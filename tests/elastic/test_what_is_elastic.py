@@ -14,9 +14,10 @@ from torchvision.ops import StochasticDepth
 
 from search_spaces import InvalidInput
 from subnet_search import small_models
-from subnet_search.elastic.convert import EmptySpaceError, make_elastic, width_choices
+from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
+from subnet_search.elastic.knobs import EmptySpaceError, width_choices
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.settings import ElasticSettings
 from tests.toys import Branching, Gate, make_toy

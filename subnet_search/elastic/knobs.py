@@ -1,0 +1,105 @@
+"""Which knobs a converted network has: widths to choose from, ties, and the space they span."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from search_spaces import InvalidInput, Knob, SearchSpace
+from subnet_search.elastic.flow import Flow, matches
+from subnet_search.elastic.groups import Group, Grouping
+from subnet_search.settings import ElasticSettings
+
+
+class EmptySpaceError(InvalidInput):
+    """Nothing in the model can be made elastic."""
+
+
+def width_choices(units: int, unit_channels: int, settings: ElasticSettings) -> tuple[int, ...]:
+    """The widths a group offers, in channels of its first writer, ascending; the last is the full width.
+
+    Multiples of `step` channels (of whole units) from `min_share` upwards; with `groups_per_layer` G, the G
+    multiples of a G-th instead.
+    """
+    if not settings.width:
+        return (units * unit_channels,)
+    if settings.groups_per_layer:
+        parts = settings.groups_per_layer
+        chosen = {max(1, round(units * part / parts)) for part in range(1, parts + 1)}
+        smallest = settings.min_share * units
+        chosen = {c for c in chosen if c >= smallest} | {units}
+    else:
+        step = max(1, round(settings.step / unit_channels))
+        first = max(step, -(-int(np.ceil(settings.min_share * units)) // step) * step)
+        chosen = {*range(first, units, step), units}
+    return tuple(c * unit_channels for c in sorted(chosen))
+
+
+def tie_groups(groups: Mapping[str, Group], ties: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The knob of every group: its own name, or that of the first group it is tied to."""
+    knob_of = {name: name for name in groups}
+    for patterns in ties:
+        tied = [name for name in groups if matches(name, patterns)]
+        if len(tied) < 2:
+            raise InvalidInput(
+                f"tie={tuple(patterns)} must name at least two width groups, found {tied}; "
+                f"groups are {', '.join(groups)}"
+            )
+        first, merged = groups[tied[0]], {knob_of[name] for name in tied}
+        for name in tied[1:]:
+            if (groups[name].choices, groups[name].units) != (first.choices, first.units):
+                raise InvalidInput(
+                    f"tied groups must offer the same widths: {first.name} has {first.choices}, "
+                    f"{name} has {groups[name].choices}; tie groups of one size"
+                )
+        knob = next(name for name in groups if name in merged)
+        knob_of = {name: knob if own in merged else own for name, own in knob_of.items()}
+    return knob_of
+
+
+def span_space(
+    grouping: Grouping, knob_of: Mapping[str, str], blocks: tuple[str, ...], model: nn.Module
+) -> SearchSpace:
+    """The space of all widths and depths; a knob is inactive while every place where it acts is skipped.
+
+    Raises:
+        EmptySpaceError: there is no knob.
+        InvalidInput: a width group and a block have one name.
+    """
+    knobs = [
+        Knob(name, group.choices, "width") for name, group in grouping.groups.items() if knob_of[name] == name
+    ]
+    knobs += [Knob(block, (0, 1), "depth") for block in blocks]
+    names = [knob.name for knob in knobs]
+    if not knobs:
+        reasons = sorted(set(_reasons(grouping.flow).values()))
+        raise EmptySpaceError(
+            f"nothing in {type(model).__name__} can be made elastic, so there is no sub-net to search: "
+            + ("; ".join(reasons[:8]) or "it has no convolution and no linear layer")
+        )
+    clash = {name for name in names if names.count(name) > 1}
+    if clash:
+        raise InvalidInput(f"a width group and a block share the name {sorted(clash)}; rename the module")
+    inactive: dict[str, set[tuple[str, ...]] | None] = defaultdict(set)
+    for group, knob in knob_of.items():
+        for path in (*grouping.groups[group].writers, *grouping.groups[group].readers):
+            for node in grouping.flow.nodes.get(path, ()):
+                around = tuple(p for p in node.meta["scope"] if p in blocks)
+                conditions = inactive[knob]
+                if not around:
+                    inactive[knob] = None
+                elif conditions is not None:
+                    conditions.add(around)
+    for block in blocks:
+        around = tuple(p for p in blocks if block.startswith(f"{p}."))
+        if around:
+            inactive[block] = {around}
+    return SearchSpace(tuple(knobs), {k: tuple(sorted(c)) for k, c in inactive.items() if c})
+
+
+def _reasons(flow: Flow) -> dict[str, str]:
+    found = {path: flow.channels.reason(int(ids[0])) for path, ids in flow.writes.items()}
+    return {path: reason for path, reason in found.items() if reason}
