@@ -6,13 +6,14 @@ import argparse
 import datetime
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import conversion, cost_table, forward, quickstart, sandwich
-from benchmarks.figure import Figure
+from benchmarks.figure import KEEPING, Figure
 from subnet_search.measure import describe_device
 
 CLAIMS = {
@@ -28,7 +29,8 @@ HEAD = """# Benchmarks
 Made by `make bench`, or `python -m benchmarks NAME ...` for some of {names}.
 One thread; every figure is compared with its rival in one process, calls of both in random order, round by round. The
 value is the median over the rounds, or over ten random configs of each one's median ratio; in brackets the lowest and
-the highest. Times are wall times.
+the highest. Times are wall times. Memory once freed is kept by the process (but for the quickstart), so that page faults
+do not blur the ratios.
 
 | claim | measured | aim | met | rival in the same run | ratio to it |
 |---|---|---|---|---|---|
@@ -39,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", default="all", choices=["all", *CLAIMS])
     names = parser.parse_args().names
+    keep_memory()
     torch.set_num_threads(1)
     path = RESULTS / "benchmarks.json"
     stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -56,6 +59,16 @@ def main() -> None:
         stored = {name: stored[name] for name in CLAIMS if name in stored}
         path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
         (RESULTS / "benchmarks.md").write_text(as_page(stored), "utf-8")
+
+
+def keep_memory() -> None:
+    """Starts this process anew with an allocator that keeps freed memory, if it does not do so yet.
+
+    Otherwise glibc hands large buffers back to the system, and page faults take up to half of a forward's time,
+    another share for each network and process: two equal networks then differ by several percent.
+    """
+    if sys.platform == "linux" and not KEEPING.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | KEEPING)
 
 
 def as_json(figure: Figure) -> dict[str, Any]:

@@ -17,8 +17,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from search_spaces import InvalidInput, SubnetConfig, config_from_json, costs_from_json, space_from_json
+from search_spaces import (
+    InvalidInput,
+    SubnetConfig,
+    SubnetSearchError,
+    config_from_json,
+    costs_from_json,
+    space_from_json,
+)
 from subnet_search import exporting, pipeline, stages
 from subnet_search.cli import run_command
 from subnet_search.data import Splits, TensorBatches, digits
@@ -416,3 +424,38 @@ def test_a_subnet_that_failed_its_proof_is_proved_again(finished: Path, tmp_path
         run.write_json(name, {**run.read_json(name), "passed": False})
     assert run_command(["export", str(copy)]) == 0
     assert read_json(copy, name)["passed"] is True
+
+
+def test_a_ranker_that_the_network_has_no_norms_for_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = types.ModuleType("normless")
+    vars(module)["net"] = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    monkeypatch.setitem(sys.modules, "normless", module)
+    text = RECIPE.replace("subnet_search.small_models:digits_cnn", "normless:net")
+    text = text.replace("options = { width = 4 }\n", "").replace("[rank]\n", '[rank]\nranker = "bn_scale"\n')
+    assert run_command(["run", write_recipe(tmp_path, text), "--out", str(tmp_path)]) == 2
+    assert "needs batch norm, and this network has none" in capsys.readouterr().err
+    assert not (tmp_path / "small" / "teacher.safetensors").exists()
+
+
+def test_a_limit_that_no_member_meets_does_not_keep_others_from_being_chosen(finished: Path) -> None:
+    with open_run(finished) as run:
+        told: list[str] = []
+        recipe = pipeline.read_settings(run)
+        bench = Workbench(run, recipe, told.append)
+        front = stages.read_front(run)
+        loosest = max(member.values[1] for member in front)
+        least = int(bench.costs.macs(bench.space.encode([bench.space.smallest()]))[0])
+        assert least < min(member.values[1] for member in front)
+
+        def choose(*bounds: float) -> list[Any]:
+            under = tuple({"macs": bound} for bound in bounds)
+            search = recipe.search.model_copy(update={"choose_under": under})
+            bench.recipe = recipe.model_copy(update={"search": search})
+            return stages._best_under_each(bench, front)
+
+        assert len(choose(least, loosest)) == 1
+        assert "left out: no sub-net of the front meets" in told[0]
+        with pytest.raises(SubnetSearchError, match="no sub-net of the front meets"):
+            choose(least)
