@@ -29,8 +29,8 @@ HEAD = """# Benchmarks
 Made by `make bench`, or `python -m benchmarks NAME ...` for some of {names}.
 One thread; every figure is compared with its rival in one process, calls of both in random order, round by round. The
 value is the median over the rounds, or over ten random configs of each one's median ratio; in brackets the lowest and
-the highest. Times are wall times. Memory once freed is kept by the process (but for the quickstart), so that page faults
-do not blur the ratios.
+the highest. Times are wall times. Memory once freed is kept by the process (but for the quickstart), so that page
+faults do not blur the ratios.
 
 | claim | measured | aim | met | rival in the same run | ratio to it |
 |---|---|---|---|---|---|
