@@ -26,7 +26,6 @@ from subnet_search.rebuilding import describe_network, rebuild_network
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
 from subnet_search.searchers import Budget, SearchResult, search
 from subnet_search.training import PlainStep, SandwichStep, train
-from subnet_search.training.loop import describe_step
 from subnet_search.workbench import Workbench, chosen_keys, save_weights
 
 PREPARED = ("device.json", "splits.json", "space.json", "costs.json", "coverage.json")  # in this order
@@ -90,9 +89,6 @@ def rank_channels(bench: Workbench) -> None:
 def train_supernet(bench: Workbench) -> None:
     """Training of all sub-nets together by the sandwich rule, from the ranked weights."""
     supernet, settings = bench.ranked_supernet(), bench.recipe.train
-    teachers = describe_step(PlainStep())
-    if bench.run.has("checkpoint.json") and bench.run.read_json("checkpoint.json")["stage"] == teachers:
-        drop_checkpoint(bench.run, "checkpoint")  # the teacher is done
     step = SandwichStep(num_random=settings.num_random, distill=settings.distill)
     train(supernet, bench.splits, step, settings, bench.run)
     save_weights(bench.run, "supernet.safetensors", supernet.model)
