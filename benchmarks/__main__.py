@@ -6,21 +6,22 @@ import argparse
 import datetime
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import conversion, cost_table, forward, quickstart, sandwich
-from benchmarks.figure import KEEPING, Figure
+from benchmarks import conversion, cost_table, evaluation, forward, quickstart, sandwich
+from benchmarks.figure import Figure
 from subnet_search.measure import describe_device
+from subnet_search.memory import keep_freed_memory
 
 CLAIMS = {
     "cost_table": cost_table.measure,
     "conversion": conversion.measure,
     "forward": forward.measure,
     "sandwich": sandwich.measure,
+    "evaluation": evaluation.measure,
     "quickstart": quickstart.measure,
 }
 RESULTS = Path(__file__).parent.parent / "reports" / "results"
@@ -41,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", default="all", choices=["all", *CLAIMS])
     names = parser.parse_args().names
-    keep_memory()
+    keep_freed_memory()  # two equal networks differ by several percent otherwise
     torch.set_num_threads(1)
     path = RESULTS / "benchmarks.json"
     stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -59,16 +60,6 @@ def main() -> None:
         stored = {name: stored[name] for name in CLAIMS if name in stored}
         path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
         (RESULTS / "benchmarks.md").write_text(as_page(stored), "utf-8")
-
-
-def keep_memory() -> None:
-    """Starts this process anew with an allocator that keeps freed memory, if it does not do so yet.
-
-    Otherwise glibc hands large buffers back to the system, and page faults take up to half of a forward's time,
-    another share for each network and process: two equal networks then differ by several percent.
-    """
-    if sys.platform == "linux" and not KEEPING.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | KEEPING)
 
 
 def as_json(figure: Figure) -> dict[str, Any]:

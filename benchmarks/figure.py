@@ -10,12 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-KEEPING = {  # makes glibc's allocator keep freed memory; read when a process starts
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-
 
 @dataclass(frozen=True)
 class Figure:

@@ -2,6 +2,6 @@
 
 from reports.overlay import plot_front
 from reports.page import write_report
-from reports.view import read_run
+from reports.reading import read_run
 
 __all__ = ["plot_front", "read_run", "write_report"]

@@ -12,6 +12,7 @@ from reports.units import count, magnitude, text
 from reports.view import Chosen, RunView
 
 Rows = list[tuple[str, str]]
+LONG = 12  # entries of a list that are told
 METHODS = (
     ("Model", "model", "name"),
     ("Weights", "model", "weights"),
@@ -55,6 +56,15 @@ def notes(run: RunView) -> list[str]:
         told.append(f"Left out: {others} in the journal made with other weights, data or protocol.")
     if run.chosen and not any(chosen.after for chosen in run.chosen):
         told.append("The chosen sub-nets have not been fine-tuned yet.")
+    if run.front_state != "complete":
+        still = run.front_state == "searching"
+        told.append(
+            f"The search {'is not over' if still else 'was cut short'}: more evaluations may move the front."
+        )
+    less = [row for row in run.plan.get("stages", ()) if row.get("amount", 0) < row.get("asked", 0)]
+    if less:
+        parts = (f"{row['stage']} {row['amount']:,} of {row['asked']:,} {row['unit']}" for row in less)
+        told.append(f"Time was limited, so less was done than the recipe asks for: {', '.join(parts)}.")
     failed = [chosen.label for chosen in run.chosen if chosen.proof and not chosen.proof.get("passed")]
     if failed:
         told.append(f"The proof of {', '.join(failed)} failed: do not use these files.")
@@ -102,6 +112,7 @@ def facts(run: RunView) -> list[tuple[str, Rows]]:
         "Method": methods,
         "Device and versions": _flat(run.device),
         "Data and splits": _flat(run.splits),
+        **({"Time plan": plan} if (plan := _plan(run)) else {}),
         "Seeds": seeds,
         "Time": _times(run),
     }
@@ -122,6 +133,20 @@ def _smallest(run: RunView, best: Chosen) -> str:
             told += f" and reaches {text(name, mine[name])} top-1 on {split}"
             return told + (f" (full net: {text(name, theirs[name])})" if name in theirs else "")
     return told
+
+
+def _plan(run: RunView) -> Rows:
+    """What a time budget left of each stage; nothing where there was none."""
+    stages = [row for row in run.plan.get("stages", ()) if "amount" in row]
+    minutes = run.plan.get("minutes")
+    if minutes is None and all(row["amount"] == row["asked"] for row in stages):
+        return []
+    budget = [("last budget", f"{minutes:g} minutes")] if minutes is not None else []
+    return budget + [
+        (row["stage"], f"{row['amount']:,} of {row['asked']:,} {row['unit']}")
+        for row in stages
+        if row["asked"]
+    ]
 
 
 def _times(run: RunView) -> Rows:
@@ -148,6 +173,13 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Rows:
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{name}.")
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows.append((f"{prefix}{name}".replace("_", " "), shown or "none"))
+            rows.append((f"{prefix}{name}".replace("_", " "), _told(value)))
     return rows
+
+
+def _told(value: Any) -> str:
+    """A value of JSON for people; of a long list, such as the names of 1,000 classes, the first few."""
+    if not isinstance(value, list):
+        return "none" if value is None or value == "" else str(value)
+    more = f", … ({len(value):,} in all)" if len(value) > LONG else ""
+    return ", ".join(map(str, value[:LONG])) + more or "none"

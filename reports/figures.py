@@ -1,33 +1,20 @@
-"""Draws the records of `series`: as PNG, PDF or SVG files, and as SVG that follows a page's colours."""
+"""Draws the records of `series` and `widths`."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from reports.series import HypervolumeView, LayerBar, ParetoView, Point
-from reports.svg import inline
-from reports.units import axis
+from reports.canvas import FAINT, FRONT, INK, PAPER, RANDOM, SEARCHER, TUNED, UNIFORM, above, blank
+from reports.series import HypervolumeView, ParetoView, Point, RerankView
+from reports.units import axis, text
+from reports.widths import LayerBar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind safe palette; in SVG each colour becomes a CSS variable of the page.
-INK, FAINT, PAPER = "#1c2127", "#d3d8de", "#fefefe"
-SEARCHER, RANDOM, UNIFORM, FRONT, TUNED = "#0072b2", "#8b929b", "#e69f00", "#d55e00", "#b5588f"
-VARIABLES = {
-    INK: "--ink",
-    FAINT: "--faint",
-    PAPER: "--paper",
-    SEARCHER: "--searcher",
-    RANDOM: "--random",
-    UNIFORM: "--uniform",
-    FRONT: "--front",
-    TUNED: "--tuned",
-}
 RUN_COLOURS = (SEARCHER, FRONT, "#009e73", TUNED, UNIFORM, "#56b4e9", INK, RANDOM)
 MARKERS = "osD^vPX*"
 BASELINE_STYLES: dict[str, dict[str, Any]] = {
@@ -35,35 +22,12 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "random": {"marker": "x", "color": RANDOM, "s": 20, "linewidths": 1.1, "zorder": 2},
 }
 BASELINE_NAMES = {"uniform": "uniform width (baseline)", "random": "random (baseline)"}
-NEAR_PIXELS = 14  # at the 100 dots per inch in which a figure is laid out
-STYLE: dict[Any, Any] = {
-    "font.family": ["sans-serif"],
-    "font.size": 9.5,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": "none",
-    "hatch.linewidth": 0.6,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "subnet-search",
-}
+LETTER_PIXELS, LINE_PIXELS = 11, 16  # of bold labels, at the 100 dots per inch in which a figure is laid out
 
 
 def draw_pareto(view: ParetoView) -> Figure:
     """Every evaluated sub-net by who asked for it, the front, the chosen sub-nets and the full net."""
-    with _figure(8.2, 5.0) as (figure, axes):
+    with blank(8.2, 5.0) as (figure, axes):
         x, y = _plane(axes, [view])
         for series in view.series:
             style = {"marker": "o", "color": SEARCHER, "s": 20, "alpha": 0.75, "linewidths": 0, "zorder": 3}
@@ -76,8 +40,12 @@ def draw_pareto(view: ParetoView) -> Figure:
             if limit is not None:
                 divisor = x if line == axes.axvline else y
                 line(limit / divisor, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), label="limit")
+        _intervals(axes, view, x, y)
         if view.full:
             _scatter(axes, [view.full], x, y, label="full net", marker="*", color=INK, s=120, zorder=6)
+        if knee := [point for point in view.front if view.knee and point.key == view.knee.member.config.key]:
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "s": 190, "linewidths": 1.4}
+            _scatter(axes, knee, x, y, label="knee of the front", zorder=6.2, **ring)
         _chosen(axes, view, x, y)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, handletextpad=0.5)
     return figure
@@ -91,10 +59,11 @@ def draw_hypervolume(view: HypervolumeView) -> Figure:
         "uniform": {"color": UNIFORM, "linestyle": "--", "marker": "s"},
         "random": {"color": RANDOM, "linestyle": "-.", "marker": "x"},
     }
-    with _figure(8.2, 3.7) as (figure, axes):
+    with blank(8.2, 3.7) as (figure, axes):
         for growth in view.growth:
             style = styles.get(growth.searcher, {"color": SEARCHER, "linestyle": "-", "marker": "o"})
-            style |= {"label": growth.searcher, "markersize": 3, "linewidth": 1.6}
+            name = BASELINE_NAMES.get(growth.searcher, growth.searcher)
+            style |= {"label": name, "markersize": 3, "linewidth": 1.6}
             axes.plot(growth.evaluations, growth.percent, **style)
         if len(view.percent_at_equal) > 1:
             axes.axvline(view.equal, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
@@ -112,7 +81,7 @@ def draw_hypervolume(view: HypervolumeView) -> Figure:
 def draw_widths(bars: Sequence[LayerBar]) -> Figure:
     """The share of its full width that each layer keeps, in forward order; skipped blocks are hatched."""
     crowded = len(bars) > 36
-    with _figure(10.8 if crowded else max(4.8, 1.2 + 0.3 * len(bars)), 2.7) as (figure, axes):
+    with blank(10.8 if crowded else max(4.8, 1.2 + 0.3 * len(bars)), 2.7) as (figure, axes):
         places = range(len(bars))
         kept = [100 * bar.kept / bar.full for bar in bars]
         axes.grid(visible=False, axis="x")
@@ -124,7 +93,7 @@ def draw_widths(bars: Sequence[LayerBar]) -> Figure:
         if not crowded:
             for place, bar in zip(places, bars, strict=True):
                 if not bar.skipped:
-                    _above(axes, str(bar.kept), place, kept[place], 1.5, fontsize=7)
+                    above(axes, str(bar.kept), place, kept[place], 1.5, fontsize=7)
         size = 5.5 if crowded else 7.5
         named = places[:: 1 + len(bars) // 110]  # more labels would overlap
         axes.set_xticks(
@@ -138,9 +107,32 @@ def draw_widths(bars: Sequence[LayerBar]) -> Figure:
     return figure
 
 
+def draw_reranking(view: RerankView) -> Figure:
+    """Two columns of chosen sub-nets, best on top: with inherited weights and tuned, joined by lines."""
+    count = len(view.placed)
+    with blank(6.4, 0.75 + 0.34 * count) as (figure, axes):
+        axes.set_axis_off()
+        axes.set_xlim(0, 1)
+        axes.set_ylim(count - 0.5, -1.0)
+        first = sorted(view.placed, key=lambda one: one.place_before)  # stable: of equal ones the tuned order
+        for row, one in enumerate(view.placed):
+            start = first.index(one)
+            colour, line = (RANDOM, (0, (4, 2))) if one.beaten_by else (TUNED, "solid")
+            axes.plot([0, 1], [start, row], color=colour, linestyle=line, linewidth=1.6, clip_on=False)
+            style: dict[str, Any] = {"edgecolors": colour, "s": 46, "linewidths": 1.5, "zorder": 3}
+            axes.scatter([0], [start], marker="D", facecolors=PAPER, clip_on=False, **style)
+            axes.scatter([1], [row], marker="D", facecolors=colour, clip_on=False, **style)
+            _beside(axes, f"{text(view.name, one.before)}   {one.label}", 0, start, "right")
+            beaten = f"   no better than {' or '.join(one.beaten_by)}" if one.beaten_by else ""
+            _beside(axes, f"{one.label}   {text(view.name, one.after)}{beaten}", 1, row, "left")
+        _beside(axes, "inherited weights", 0, -0.85, "right", color=RANDOM)
+        _beside(axes, "fine-tuned", 1, -0.85, "left", color=RANDOM)
+    return figure
+
+
 def draw_fronts(views: Sequence[ParetoView]) -> Figure:
     """The fronts of several runs in one plane, over the faint points that all of them evaluated."""
-    with _figure(8.2, 5.0) as (figure, axes):
+    with blank(8.2, 5.0) as (figure, axes):
         x, y = _plane(axes, views)
         for i, view in enumerate(views):
             colour, marker = RUN_COLOURS[i % len(RUN_COLOURS)], MARKERS[i % len(MARKERS)]
@@ -149,35 +141,6 @@ def draw_fronts(views: Sequence[ParetoView]) -> Figure:
             _front(axes, view, x, y, color=colour, marker=marker, markersize=4.5, label=view.run)
         axes.legend(loc="best")
     return figure
-
-
-def render(figure: Figure, kind: str = "png") -> bytes:
-    """The figure as the bytes of a "png", "svg" or "pdf" file, the same at every call."""
-    from matplotlib import rc_context
-
-    stream = io.BytesIO()
-    with rc_context(STYLE):
-        no_date = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        figure.savefig(stream, format=kind, dpi=180, bbox_inches="tight", pad_inches=0.08, metadata=no_date)
-    return stream.getvalue()
-
-
-def inline_svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element for a page: coloured by CSS variables, its ids unique to `name`."""
-    return inline(render(figure, "svg").decode(), name, VARIABLES)
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of so many inches that leaves matplotlib's own settings as they were."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as NewFigure
-
-    with rc_context(STYLE):
-        figure = NewFigure(figsize=(width, height))
-        FigureCanvasAgg(figure)
-        yield figure, figure.add_subplot()
 
 
 def _plane(axes: Axes, views: Sequence[ParetoView]) -> tuple[float, float]:
@@ -201,6 +164,23 @@ def _scatter(axes: Axes, points: Sequence[Point], x: float, y: float, **style: A
     axes.scatter([p.x / x for p in points], [p.y / y for p in points], **style)
 
 
+def _intervals(axes: Axes, view: ParetoView, x: float, y: float) -> None:
+    """Thin bars through the points that were measured with a spread."""
+    points = {point.key: point for series in view.series for point in series.points}
+    wide = [(points[key], *spread) for key, spread in view.spread.items() if any(spread)]
+    if wide:
+        bars: dict[str, Any] = {"fmt": "none", "ecolor": RANDOM, "elinewidth": 0.8, "alpha": 0.7}
+        axes.errorbar(
+            [point.x / x for point, _, _ in wide],
+            [point.y / y for point, _, _ in wide],
+            xerr=[across / x for _, across, _ in wide] if any(across for _, across, _ in wide) else None,
+            yerr=[up / y for _, _, up in wide] if any(up for _, _, up in wide) else None,
+            label="spread of the measurement",
+            zorder=2.5,
+            **bars,
+        )
+
+
 def _front(axes: Axes, view: ParetoView, x: float, y: float, **style: Any) -> None:
     if view.front:
         xs, ys = [p.x / x for p in view.front], [p.y / y for p in view.front]
@@ -216,33 +196,38 @@ def _chosen(axes: Axes, view: ParetoView, x: float, y: float) -> None:
         _scatter(axes, before, x, y, facecolors=PAPER, label="chosen, before fine-tuning", **style)
     if after:
         _scatter(axes, after, x, y, facecolors=TUNED, label="chosen, fine-tuned", **style)
-    named: list[tuple[str, float, float]] = []
+    named: dict[int, list[tuple[str, float, float]]] = {7: [], -16: []}  # by points above
     for label, first, last in view.chosen:
         if first and last:
             ends = [first.x / x, last.x / x], [first.y / y, last.y / y]
             axes.plot(*ends, color=TUNED, linewidth=1.2, zorder=6.5)
         if point := last or first:
-            named.append((label, point.x / x, point.y / y))
-    for label, at_x, at_y in _joined(axes, named):
-        _above(axes, label, at_x, at_y, 7, weight="bold", zorder=8)
+            fell = first is not None and point.y < first.y  # then the line is above
+            named[-16 if fell else 7].append((label, point.x / x, point.y / y))
+    for away, group in named.items():
+        for label, at_x, at_y in _joined(axes, group):
+            box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
+            above(axes, label, at_x, at_y, away, weight="bold", zorder=6.9, bbox=box)
 
 
 def _joined(axes: Axes, named: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """Joins the labels of points that lie too close together for a label each."""
-    joined: list[tuple[str, float, float]] = []
-    for label, x, y in named:
-        here = axes.transData.transform((x, y))
-        for place, (others, at_x, at_y) in enumerate(joined):
-            if abs(axes.transData.transform((at_x, at_y)) - here).max() < NEAR_PIXELS:
-                joined[place] = (f"{others}, {label}", at_x, max(at_y, y))
-                break
-        else:
-            joined.append((label, x, y))
-    return joined
+    """Joins labels that would overlap, until none do; a joined label stands in the middle, above the highest."""
+    labels = sorted(named, key=lambda label: label[1:])  # from left to right
+    for one, other in itertools.combinations(range(len(labels)), 2):
+        (first, x, y), (second, at_x, at_y) = labels[one], labels[other]
+        here, there = axes.transData.transform([(x, y), (at_x, at_y)])
+        across, up = abs(here - there)
+        if across < LETTER_PIXELS * (len(first) + len(second)) / 2 and up < LINE_PIXELS:
+            middle, _ = axes.transData.inverted().transform((here + there) / 2)
+            rest = [label for place, label in enumerate(labels) if place not in (one, other)]
+            return _joined(axes, [*rest, (f"{first}, {second}", float(middle), max(y, at_y))])
+    return labels
 
 
-def _above(axes: Axes, words: str, x: float, y: float, points: float, **style: Any) -> None:
-    axes.annotate(words, (x, y), (0, points), textcoords="offset points", ha="center", **style)
+def _beside(axes: Axes, words: str, x: float, y: float, side: Literal["left", "right"], **style: Any) -> None:
+    """Writes left ("right" aligned) or right ("left" aligned) of a place."""
+    away = 10 if side == "left" else -10
+    axes.annotate(words, (x, y), (away, 0), textcoords="offset points", ha=side, va="center", **style)
 
 
 def _short(path: str) -> str:

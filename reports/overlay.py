@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.figures import draw_fronts, draw_pareto, render
+from reports.canvas import render
+from reports.figures import draw_fronts, draw_pareto
+from reports.reading import read_run
 from reports.series import pareto_view
-from reports.view import read_run
 from search_spaces import InvalidInput
 from subnet_search.record.atomic import telling_what_failed, write_whole
 

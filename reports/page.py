@@ -8,8 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from reports import account, sections
-from reports.view import RunView, read_run
+from reports import account, chosen, sections
+from reports.reading import read_run
+from reports.view import RunView
 from subnet_search.record.atomic import telling_what_failed, write_whole
 
 
@@ -44,12 +45,14 @@ def build_page(run: RunView, folder: str = ".") -> tuple[str, dict[str, bytes]]:
         title=str(run.setting("report", "title") or run.name),
         summary=account.summary(run),
         notes=account.notes(run),
-        pareto=sections.front(run, figures),
+        fronts=sections.fronts(run, figures),
         growth=sections.growth(run, figures),
-        measured=sections.headings(sections.measured_names(run)),
-        chosen=[sections.subnet(run, chosen, folder, figures) for chosen in run.chosen],
-        chosen_caption=sections.CHOSEN_CAPTION,
-        full=sections.full_net(run),
+        measured=[column.heading for column in chosen.columns(run)],
+        chosen=[chosen.subnet(run, subnet, folder, figures) for subnet in run.chosen],
+        chosen_caption=chosen.caption(run),
+        uniform_heading=chosen.uniform_heading(run),
+        reranking=chosen.reranking(run, figures),
+        full=chosen.full_net(run),
         coverage=account.coverage(run),
         facts_of_run=account.facts(run),
         settings_toml=run.settings_toml,

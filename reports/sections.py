@@ -1,45 +1,51 @@
-"""The sections of the page that show figures and the chosen sub-nets: records turned into captions and rows."""
+"""The sections of the page about the search: records turned into captions, sentences and rows."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 from markupsafe import Markup
 
-from reports.figures import draw_hypervolume, draw_pareto, draw_widths, inline_svg, render
-from reports.series import ParetoView, hypervolume_view, pareto_view, width_map
-from reports.units import count, text, words
-from reports.view import BASELINES, Chosen, RunView
+from reports.canvas import inline_svg, render
+from reports.figures import draw_hypervolume, draw_pareto
+from reports.series import ParetoView, hypervolume_view, pareto_view, planes
+from reports.units import Axis, points, price_unit, short, text, words
+from reports.view import BASELINES, RunView
 from search_spaces import COST_NAMES, InvalidInput
+from subnet_search.record.objective import Evaluation
+from subnet_search.record.tradeoff import Step
 
 Figures = dict[str, bytes]  # name of the PNG below figures/ -> its bytes; sections add theirs
 Section = dict[str, Any]
-CHOSEN_CAPTION = (
-    "Before and after fine-tuning are measured on the search-validation split, on which sub-nets are chosen; "
-    "test is looked at once, at the very end. The best uniform width is the search's own baseline, before "
-    "fine-tuning. The full net is the supernet's largest on search-validation, the network given on test."
-)
+SHOWN_STEPS = 12  # of more, only the sentence stands open
 
 
-def rebuild_command(run: str, key: str) -> str:
-    """The shell command that makes a sub-net's files again from the run folder."""
-    return f"subnet-search export {shlex.quote(run)} --key {shlex.quote(key)}"
+def fronts(run: RunView, figures: Figures) -> list[Section]:
+    """A Pareto figure for every two objectives to trade, the main one first, with the price of each step.
 
-
-def front(run: RunView, figures: Figures) -> Section:
-    """The Pareto figure, or the sentence that says why there is none."""
+    What stands in for the main one says why there is none. Further planes of exact costs are folded away: they
+    look much like that of the MACs.
+    """
     if not run.seen:
-        return _missing("There is no front to draw: no sub-net has been evaluated yet.")
-    try:
-        view = pareto_view(run, *_plane(run))
-    except InvalidInput as error:
-        return _missing(f"There is no front to draw: {error}.")
-    caption = _front_caption(run, view)
-    description = f"Scatter plot of {words(view.y)} against {words(view.x)}. {caption}"
-    return _drawn(draw_pareto(view), "pareto", description, figures) | {"caption": caption}
+        return [missing("There is no front to draw: no sub-net has been evaluated yet.")]
+    found: list[Section] = []
+    main, *_ = planes(run)
+    for place, (x, y) in enumerate(planes(run)):
+        try:
+            view = pareto_view(run, x, y)
+        except InvalidInput as error:
+            return [missing(f"There is no front to draw: {error}.")]
+        caption = _front_caption(run, view)
+        description = f"Scatter plot of {words(y)} against {words(x)}. {caption}"
+        name = f"pareto-{place + 1}" if place else "pareto"
+        found.append(
+            drawn(draw_pareto(view), name, description, figures)
+            | {"title": f"{words(y)} against {words(x).lower()}", "caption": caption}
+            | {"folded": x in COST_NAMES and (x, y) != main and y == main[1], "steps": _steps(run, view)}
+        )
+    return found
 
 
 def growth(run: RunView, figures: Figures) -> Section:
@@ -47,105 +53,48 @@ def growth(run: RunView, figures: Figures) -> Section:
     try:
         view = hypervolume_view(run)
     except InvalidInput as error:
-        return _missing(f"No comparison yet: {error}.")
+        return missing(f"No comparison yet: {error}.")
     at_equal = view.percent_at_equal
-    told = [f"{name} dominates {at_equal[name]:.2f} %" for name in at_equal if name not in BASELINES]
+    told = [f"{name} dominates {_percent(at_equal[name])}" for name in at_equal if name not in BASELINES]
     sentence = "Only one kind of searcher has evaluated sub-nets, so there is nothing to compare it with."
     if told and "random" in at_equal:
         sentence = f"After the same number of evaluations, {view.equal}, {' and '.join(told)} of the box of "
-        sentence += f"objectives, random choice {at_equal['random']:.2f} %."
+        sentence += f"objectives, random choice {_percent(at_equal['random'])}."
+        for control in (g for g in view.growth if g.searcher == "uniform"):
+            sentence += f" The control that needs no search, {control.evaluations[-1]} nets of one width"
+            sentence += f" everywhere, dominates {_percent(control.percent[-1])}."
     sides = [
         f"{words(name)} {text(name, worst)} to {text(name, view.ideal[name])}"
         for name, worst in view.reference.items()
     ]
     description = f"Line chart. {sentence} The table below holds the numbers."
-    return _drawn(draw_hypervolume(view), "hypervolume", description, figures) | {
+    names = {"uniform": "uniform width (control)", "random": "random choice"}
+    return drawn(draw_hypervolume(view), "hypervolume", description, figures) | {
         "caption": f"The box spans from the reference to the best value seen: {'; '.join(sides)}.",
         "sentence": sentence,
         "equal": view.equal,
         "rows": [
-            (g.searcher, g.evaluations[-1], _percent(at_equal.get(g.searcher)), _percent(g.percent[-1]))
+            (
+                names.get(g.searcher, g.searcher),
+                g.evaluations[-1],
+                _percent(at_equal.get(g.searcher)),
+                _percent(g.percent[-1]),
+            )
             for g in view.growth
         ],
     }
 
 
-def measured_names(run: RunView) -> list[str]:
-    """Names of what was measured rather than computed, in the objectives' order."""
-    names = [objective.name for objective in run.objectives]
-    for chosen in run.chosen:
-        names += [*chosen.before, *chosen.after, *chosen.test]
-    return [name for name in dict.fromkeys(names) if name not in COST_NAMES]
+def drawn(figure: Any, name: str, description: str, figures: Figures) -> Section:
+    """The figure inside the page, and its PNG beside it."""
+    figures[f"{name}.png"] = render(figure)
+    svg = Markup(inline_svg(figure, name))  # matplotlib has escaped the texts in it
+    return {"drawn": svg, "description": description, "png": f"figures/{name}.png"}
 
 
-def headings(names: Sequence[str]) -> list[str]:
-    """The columns of measured values: before and after fine-tuning, and on test."""
-    quantities = ["Top-1" if name == "top1_percent" else words(name) for name in names]
-    return [f"{quantity} {when}" for quantity in quantities for when in ("before", "fine-tuned", "on test")]
-
-
-def subnet(run: RunView, chosen: Chosen, folder: str, figures: Figures) -> Section:
-    """One chosen sub-net: its row in the table, and its map of widths if that can be drawn."""
-    bars = width_map(run.coverage, chosen)
-    blocks = run.coverage.get("blocks", ())
-    skipped = sum(chosen.config.get(block["knob"]) == 0 for block in blocks)
-    kept = [f"{bar.path} {'skipped' if bar.skipped else f'{bar.kept} of {bar.full}'}" for bar in bars]
-    description = f"Bar chart of the channels each layer of sub-net {chosen.label} keeps: {', '.join(kept)}."
-    name = f"widths-{chosen.label}"
-    return _row(run, chosen, folder) | {
-        "bars": bars,
-        "shape": f"{skipped} of {count(len(blocks), 'skippable block')} skipped",
-        "command": rebuild_command(f"runs/{run.name}", chosen.key),
-        **(_drawn(draw_widths(bars), name, description, figures) if bars else _missing("")),
-    }
-
-
-def full_net(run: RunView) -> Section | None:
-    """The row of the full net, to compare with; None where nothing is known of it."""
-    if not run.full and not run.full_test:
-        return None
-    return {
-        **{name: text(name, run.full.get(name)) for name in ("macs", "params")},
-        "measured": [
-            text(name, values.get(name))
-            for name in measured_names(run)
-            for values in (run.full, {}, run.full_test)
-        ],
-    }
-
-
-def _row(run: RunView, chosen: Chosen, folder: str) -> Section:
-    uniform, accuracy = _best_uniform(run, chosen), _plane(run)[1]
-    difference = chosen.proof.get("max_abs_difference")
-    row: Section = {name: text(name, chosen.costs.get(name)) for name in ("macs", "params")}
-    for name in ("macs", "params"):
-        part, whole = chosen.costs.get(name), run.full.get(name)
-        row[f"{name}_share"] = f"{100 * part / whole:.1f} % of full" if part is not None and whole else ""
-    return row | {
-        "label": chosen.label,
-        "key": chosen.key,
-        "measured": [
-            text(name, values.get(name))
-            for name in measured_names(run)
-            for values in (chosen.before, chosen.after, chosen.test)
-        ],
-        "uniform": text(accuracy, uniform.get(accuracy)),
-        "uniform_macs": text("macs", uniform["macs"]) if uniform else "",
-        "proof": bool(chosen.proof["passed"]) if "passed" in chosen.proof else None,
-        "proof_detail": "" if difference is None else f"max. difference {difference:.2g}",
-        "files": [
-            (quote(f"{folder}/{name}".removeprefix("./")), name.rpartition("/")[2], text("bytes", size))
-            for name, size in chosen.files
-        ],
-    }
-
-
-def _plane(run: RunView) -> tuple[str, str]:
-    """The Pareto figure's x and y: MACs and top-1 where there are such, else the first two objectives."""
-    names = [objective.name for objective in run.objectives]
-    y = "top1_percent" if "top1_percent" in names else next(iter(names), "top1_percent")
-    others = [name for name in names if name != y]
-    return ("macs" if run.costs or "macs" in names else next(iter(others), "macs")), y
+def missing(sentence: str) -> Section:
+    """A section without its figure, and why."""
+    return {"drawn": "", "missing": sentence}
 
 
 def _front_caption(run: RunView, view: ParetoView) -> str:
@@ -164,29 +113,81 @@ def _front_caption(run: RunView, view: ParetoView) -> str:
     return told
 
 
-def _best_uniform(run: RunView, chosen: Chosen) -> Mapping[str, float]:
-    """The values of the best evaluated sub-net of uniform width that needs no more MACs."""
-    name = _plane(run)[1]
-    fitting = [
-        seen.values
-        for seen in run.seen
-        if seen.searcher == "uniform"
-        and {"macs", name} <= seen.values.keys()
-        and seen.values["macs"] <= chosen.costs.get("macs", 0)
-    ]
-    sign = 1 if fitting and run.goal(name) == "max" else -1
-    return max(fitting, key=lambda values: sign * values[name], default={})
+def _steps(run: RunView, view: ParetoView) -> Section | None:
+    """What the next step along the front costs: a sentence, and a row for each step; None without steps."""
+    if not view.steps:
+        return None
+    cost, gain = (sum(values) for values in zip(*((s.extra_cost, s.gain) for s in view.steps), strict=True))
+    unit = price_unit(view.x, cost / gain)
+    marks = {c.before.key: c.label for c in view.chosen if c.before}
+    knee = view.knee.member.config.key if view.knee else ""
+    return {
+        "sentence": _knee_sentence(run, view, unit),
+        "unit": unit.label,
+        "gain_unit": points(view.y, 1).partition("\u00a0")[2].removesuffix("s") or words(view.y).lower(),
+        "open": len(view.steps) <= SHOWN_STEPS,
+        "rows": [
+            {
+                "cost": text(view.x, _value(view, step.dearer, view.x)),
+                "quality": text(view.y, _value(view, step.dearer, view.y)),
+                "label": marks.get(step.dearer.config.key, ""),
+                "knee": step.dearer.config.key == knee,
+                "extra_cost": f"+{text(view.x, step.extra_cost)}",
+                "gain": f"{'+' if run.goal(view.y) == 'max' else '−'}{points(view.y, step.gain)}",
+                "price": short(step.gain_per_cost * unit.divisor),
+                "inverse": short(step.cost_per_gain / unit.divisor),
+            }
+            for step in view.steps
+        ],
+        "start": f"{text(view.x, view.front[0].x)} at {text(view.y, view.front[0].y)}",
+        "start_label": marks.get(view.front[0].key, ""),
+    }
 
 
-def _drawn(figure: Any, name: str, description: str, figures: Figures) -> Section:
-    figures[f"{name}.png"] = render(figure)
-    drawn = Markup(inline_svg(figure, name))  # matplotlib has escaped the texts in it
-    return {"drawn": drawn, "description": description, "png": f"figures/{name}.png"}
+def _knee_sentence(run: RunView, view: ParetoView, unit: Axis) -> str:
+    """Where the front bends, what one more unit of cost buys on either side, and what chance makes of it."""
+
+    def bought(steps: Sequence[Step]) -> str:
+        gain = sum(step.gain for step in steps) / sum(step.extra_cost for step in steps)
+        return points(view.y, 1).replace("1.00", short(gain * unit.divisor))
+
+    if view.knee is None:
+        told = "The front has no knee: no member stands above the straight line between its two ends."
+        told += f" Along all of it one more {_one(unit)} buys {bought(view.steps)} on average."
+    else:
+        member = view.knee.member
+        place = [step.dearer for step in view.steps].index(member) + 1
+        told = f"The front bends most at {text(view.x, _value(view, member, view.x))} and"
+        told += f" {text(view.y, _value(view, member, view.y))}, its knee (ringed):"
+        told += f" {points(view.y, view.knee.above_chord)} above the straight line between its two ends, on"
+        told += (
+            f" linear axes. Up to there one more {_one(unit)} buys {bought(view.steps[:place])} on average,"
+        )
+        told += f" beyond it {bought(view.steps[place:])}."
+    images = run.splits.get("images", {}).get("search_val")
+    if images and view.y == "top1_percent":
+        told += f" One of the {images:,} search-validation images is {points(view.y, 100 / images)}, so steps"
+        told += " of a few images can be chance."
+    return told + _spread_sentence(view)
 
 
-def _missing(sentence: str) -> Section:
-    return {"drawn": "", "missing": sentence}
+def _spread_sentence(view: ParetoView) -> str:
+    """How well the costs along the front are known, where they were measured with a spread."""
+    known = [view.spread[point.key][0] for point in view.front if point.key in view.spread]
+    if not any(known):
+        return ""
+    typical = text(view.x, statistics.median(known))
+    return f" {words(view.x)} along the front is known to ±{typical} (median); cheaper steps may be none."
+
+
+def _one(unit: Axis) -> str:
+    """ "M MACs", "ms"; several parameters or bytes are priced, but one of them reads in the singular."""
+    return unit.label.removesuffix("s") if unit.label in ("MACs", "parameters") else unit.label
+
+
+def _value(view: ParetoView, member: Evaluation, name: str) -> float:
+    return member.values[0 if name == view.x else 1]
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} %"
+    return text("percent", value)

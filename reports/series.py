@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from reports.view import BASELINES, Chosen, RunView, Seen, front_of
 from search_spaces import InvalidInput
 from subnet_search.record.objective import Objective
+from subnet_search.record.reranking import Agreement, agreement, rerank
+from subnet_search.record.tradeoff import Knee, Step, knee, prices
 
 
 class Point(NamedTuple):
@@ -54,11 +52,33 @@ class ParetoView(NamedTuple):
     full: Point | None
     x_limit: float | None
     y_limit: float | None
+    knee: Knee | None
+    steps: tuple[Step, ...]  # along the front
+    spread: Mapping[str, tuple[float, float]]  # by key, in x and y, of what was measured with one
 
     def points(self) -> tuple[Point, ...]:
         """Every point of the figure."""
         tuned = [point for c in self.chosen for point in (c.before, c.after) if point]
         return (*(p for s in self.series for p in s.points), *tuned, *([self.full] if self.full else ()))
+
+
+class Placed(NamedTuple):
+    """A tuned sub-net in the order of accuracy before and after fine-tuning."""
+
+    label: str
+    place_before: int  # 1 is the best; equal ones share a place
+    place: int
+    before: float
+    after: float
+    beaten_by: tuple[str, ...]  # labels of those that are no worse in anything and better in something
+
+
+class RerankView(NamedTuple):
+    """What fine-tuning changed in the order of the chosen sub-nets, best tuned one first."""
+
+    name: str
+    placed: tuple[Placed, ...]
+    agreement: Agreement
 
 
 class Growth(NamedTuple):
@@ -79,14 +99,19 @@ class HypervolumeView(NamedTuple):
     percent_at_equal: Mapping[str, float]
 
 
-class LayerBar(NamedTuple):
-    """The width one layer keeps; a layer in a skipped block keeps none."""
+def planes(run: RunView) -> list[tuple[str, str]]:
+    """The x and y of each Pareto figure: a cost against a quality, the main ones first.
 
-    path: str
-    knob: str
-    kept: int
-    full: int
-    skipped: bool
+    The main quality is top-1, else the first objective to be high; the main cost MACs, else the first objective
+    to be low. Every further objective is shown against the main one of the other kind.
+    """
+    names = [objective.name for objective in run.objectives]
+    high = [objective.name for objective in run.objectives if objective.goal == "max"]
+    y = "top1_percent" if "top1_percent" in names or not names else next(iter(high), names[0])
+    low = [objective.name for objective in run.objectives if objective.goal == "min" and objective.name != y]
+    x = "macs" if "macs" in low else next(iter(low), "macs")
+    further = [(name, y) for name in low if name != x] + [(x, name) for name in high if name != y]
+    return [(x, y), *further]
 
 
 def pareto_view(run: RunView, x: str = "macs", y: str = "top1_percent") -> ParetoView:
@@ -98,7 +123,7 @@ def pareto_view(run: RunView, x: str = "macs", y: str = "top1_percent") -> Paret
     goals = {name: run.goal(name) for name in (x, y)}
     objectives = tuple(Objective(name, goal) for name, goal in goals.items())
     seen = [s for s in run.seen if x in s.values and y in s.values]
-    allowed = [s for s in seen if s.key in run.front] or seen
+    front, members = front_of(objectives, [s for s in seen if s.key in run.front] or seen)
     limits = run.limits()
     return ParetoView(
         run=run.name,
@@ -112,22 +137,56 @@ def pareto_view(run: RunView, x: str = "macs", y: str = "top1_percent") -> Paret
             )
             for name in run.searchers()
         ),
-        front=tuple(sorted(Point(s.values[x], s.values[y], s.key) for s in front_of(objectives, allowed)[1])),
+        front=tuple(sorted(Point(s.values[x], s.values[y], s.key) for s in members)),
         step="post" if goals[x] == "min" else "pre",
         chosen=tuple(
-            Tuned(c.label, _point(c, {**c.costs, **c.before}, x, y), _point(c, {**c.costs, **c.after}, x, y))
-            for c in run.chosen
+            Tuned(c.label, _point(c, c.inherited(), x, y), _point(c, c.tuned(), x, y)) for c in run.chosen
         ),
         full=Point(run.full[x], run.full[y], "full") if x in run.full and y in run.full else None,
         x_limit=limits.get(x),
         y_limit=limits.get(y),
+        knee=knee(front, x, y),
+        steps=tuple(prices(front, x, y)),
+        spread={
+            s.key: (s.spread.get(x, 0.0), s.spread.get(y, 0.0)) for s in seen if {x, y} & s.spread.keys()
+        },
     )
 
 
-def hypervolume_view(run: RunView, checkpoints: int = 40) -> HypervolumeView:
+def rerank_view(run: RunView, name: str = "top1_percent") -> RerankView:
+    """The order of the tuned sub-nets by `name`, before and after fine-tuning.
+
+    Raises:
+        InvalidInput: fewer than two sub-nets are tuned.
+    """
+    tuned = {c.key: c for c in run.chosen if name in c.before and name in c.after}
+    if len(tuned) < 2:
+        raise InvalidInput(f"an order needs two tuned sub-nets or more, run {run.name!r} has {len(tuned)}")
+    order = rerank(
+        run.objectives,
+        {key: c.before for key, c in tuned.items()},
+        {key: c.tuned() for key, c in tuned.items()},
+        name,
+    )
+    placed = tuple(
+        Placed(
+            tuned[one.key].label,
+            one.place_before,
+            one.place,
+            one.before,
+            one.after,
+            tuple(sorted(tuned[key].label for key in one.beaten_by)),
+        )
+        for one in order
+    )
+    return RerankView(name, placed, agreement([p.before for p in placed], [p.after for p in placed]))
+
+
+def hypervolume_view(run: RunView, checkpoints: int | None = None) -> HypervolumeView:
     """The growth of each searcher's dominated hypervolume, at up to `checkpoints` numbers of evaluations.
 
-    The reference is the record's; without one it is the worst value seen of each objective.
+    The reference is the record's; without one it is the worst value seen of each objective. By default 40
+    checkpoints; 10 with more than three objectives, where a hypervolume takes a hundred times as long.
 
     Raises:
         InvalidInput: fewer than two evaluations, or all are equal in one objective.
@@ -137,6 +196,7 @@ def hypervolume_view(run: RunView, checkpoints: int = 40) -> HypervolumeView:
         raise InvalidInput(
             f"a hypervolume needs two evaluations or more, run {run.name!r} has {len(run.seen)}"
         )
+    checkpoints = checkpoints or (40 if len(names) <= 3 else 10)
     signs = np.array([-1.0 if objective.goal == "max" else 1.0 for objective in run.objectives])
     values = np.array([[s.values[name] for name in names] for s in run.seen])  # [evaluations, objectives]
     ideal = signs * (signs * values).min(axis=0)
@@ -167,51 +227,6 @@ def hypervolume_view(run: RunView, checkpoints: int = 40) -> HypervolumeView:
     return HypervolumeView(
         tuple(growth), corner, dict(zip(names, ideal.tolist(), strict=True)), equal, at_equal
     )
-
-
-def width_map(coverage: Mapping[str, Any], chosen: Chosen) -> tuple[LayerBar, ...]:
-    """The width every elastic layer keeps in a chosen sub-net, in forward order."""
-    gone = [b["path"] for b in coverage.get("blocks", ()) if chosen.config.get(b["knob"]) == 0]
-    groups = {path: group for group in coverage.get("groups", ()) for path in group["writers"]}
-    bars = []
-    for path in forward_order([group["writers"] for group in coverage.get("groups", ())]):
-        group = groups[path]
-        skipped = any(path == block or path.startswith(f"{block}.") for block in gone)
-        kept = 0 if skipped else chosen.config.get(group["knob"], group["size"])
-        bars.append(LayerBar(path, group["knob"], kept, group["size"], skipped))
-    return tuple(bars)
-
-
-def forward_order(chains: Sequence[Sequence[str]]) -> list[str]:
-    """Merges the layers of all groups into one order that keeps each chain's and that of the chains' heads.
-
-    Where these leave a choice, the module path decides, numbers in it compared as numbers.
-    """
-    after: dict[str, list[str]] = defaultdict(list)
-    waits: dict[str, int] = {path: 0 for chain in chains for path in chain}
-    heads = list(dict.fromkeys(chain[0] for chain in chains if chain))
-    for chain in (*chains, heads):
-        for first, second in itertools.pairwise(chain):
-            after[first].append(second)
-            waits[second] += 1
-    ready = [(_natural(path), path) for path, count in waits.items() if count == 0]
-    heapq.heapify(ready)
-    order: list[str] = []
-    while ready:
-        _, path = heapq.heappop(ready)
-        order.append(path)
-        for later in after[path]:
-            waits[later] -= 1
-            if waits[later] == 0:
-                heapq.heappush(ready, (_natural(later), later))
-    return order + sorted(
-        set(waits) - set(order), key=_natural
-    )  # the rest only if chains contradict each other
-
-
-def _natural(path: str) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", path)
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _point(chosen: Chosen, values: Mapping[str, float], x: str, y: str) -> Point | None:

@@ -22,6 +22,7 @@ UNITS = {
     "s": "s",
     "px": "px",
 }
+TIMES = ("ms", "s")
 SCALED = ("macs", "params", "bytes")  # quantities that read better with k, M, G
 NO_BREAK = "\u00a0"
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -39,6 +40,32 @@ def words(name: str) -> str:
     stem, unit = _split(name)
     stem = stem or unit
     return NAMES.get(stem) or (stem.replace("_", " ")[:1].upper() + stem.replace("_", " ")[1:])
+
+
+def price_unit(name: str, typical: float) -> Axis:
+    """The unit in which one more of `name` is priced, such as "M MACs" or "ms", and its size.
+
+    Args:
+        name: an objective or a cost.
+        typical: what one point of quality costs; the unit is the prefix above it, so that a price is not tiny.
+    """
+    unit = _split(name)[1]
+    if unit not in SCALED:
+        return Axis(UNITS.get(unit) or words(name).lower(), 1.0)
+    divisor, prefix = _prefix(30 * typical)
+    symbol = {"macs": "MACs", "params": "parameters", "bytes": "B"}[unit]
+    return Axis(f"{prefix}{'' if unit == 'bytes' else ' '}{symbol}".strip(), divisor)
+
+
+def points(name: str, value: float) -> str:
+    """A difference of objective `name`: points where it is in percent."""
+    unit = _split(name)[1]
+    return f"{value:.2f}{NO_BREAK}points" if unit == "percent" else text(name, value)
+
+
+def short(value: float) -> str:
+    """A number of three digits, without an exponent where that is possible."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def axis(name: str, values: Iterable[float]) -> Axis:
@@ -64,6 +91,8 @@ def text(name: str, value: float | None) -> str:
         digits = 0 if divisor == 1 else _digits(value / divisor)
         symbol = f"{prefix}{NO_BREAK}{UNITS[unit]}" if unit == "macs" and prefix else prefix + UNITS[unit]
         return f"{value / divisor:.{digits}f}{NO_BREAK}{symbol}".strip()
+    if unit in TIMES and abs(value) < 1000:
+        return f"{value:.{3 if abs(value) < 1 else _digits(value)}f}{NO_BREAK}{UNITS[unit]}"
     return f"{value:.4g}{NO_BREAK}{UNITS.get(unit, '')}".strip()
 
 

@@ -1,28 +1,14 @@
-"""A run folder as plain records: all that figures and pages show, and nothing about how they look."""
+"""What a run folder holds as plain records: all that figures and pages show, and nothing about their looks."""
 
 from __future__ import annotations
 
-import re
-import string
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from search_spaces import (
-    COST_NAMES,
-    CostTable,
-    InvalidInput,
-    SearchSpace,
-    SubnetConfig,
-    config_from_json,
-    costs_from_json,
-    space_from_json,
-)
+from search_spaces import COST_NAMES, CostTable, InvalidInput, SearchSpace, SubnetConfig
 from subnet_search.record.objective import Evaluation, Goal, Objective
 from subnet_search.record.pareto import ParetoFront
-from subnet_search.record.run import Run, open_run
 
 BASELINES = ("uniform", "random")  # the controls every search evaluates first
 
@@ -35,6 +21,7 @@ class Seen:
     config: SubnetConfig
     searcher: str
     values: Mapping[str, float]
+    spread: Mapping[str, float] = field(default_factory=dict)  # of the measured values that have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +38,16 @@ class Chosen:
     seeds: tuple[int, ...]
     proof: Mapping[str, Any]
     files: tuple[tuple[str, int], ...]  # name within the run folder, bytes
+    searched: Mapping[str, float] = field(default_factory=dict)  # what the search measured
+    spread: Mapping[str, float] = field(default_factory=dict)
+
+    def inherited(self) -> dict[str, float]:
+        """All that is known with the supernet's weights."""
+        return {**self.searched, **self.costs, **self.before}
+
+    def tuned(self) -> dict[str, float]:
+        """All that is known after fine-tuning, what tuning leaves as it is included; empty before it."""
+        return {**self.searched, **self.costs, **self.after} if self.after else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +62,13 @@ class RunView:
     coverage: Mapping[str, Any]
     device: Mapping[str, Any]
     splits: Mapping[str, Any]
+    plan: Mapping[str, Any] = field(default_factory=dict)  # of a run with a time budget
     objectives: tuple[Objective, ...] = ()
     seen: tuple[Seen, ...] = ()
     failures: tuple[str, ...] = ()  # reasons
     left_out: int = 0  # evaluations of other weights, data or protocol than the last one's
     front: tuple[str, ...] = ()  # keys
+    front_state: str = "complete"  # or "searching", "cut short"
     reference: Mapping[str, float] = field(default_factory=dict)
     full: Mapping[str, float] = field(default_factory=dict)  # what is known of the largest net
     full_test: Mapping[str, float] = field(default_factory=dict)
@@ -113,41 +112,6 @@ class RunView:
         return bounds
 
 
-def read_run(folder: str | Path) -> RunView:
-    """Reads a run folder, finished or not, without changing or locking it.
-
-    Raises:
-        InvalidInput: not a run folder, or a file of it is corrupt.
-    """
-    with open_run(folder, write=False) as run:
-        toml = run.read("settings.toml").decode()
-        settings, front = tomllib.loads(toml), _json(run, "front.json")
-        space = space_from_json(run.read_json("space.json")) if run.has("space.json") else None
-        costs = costs_from_json(run.read_json("costs.json")) if run.has("costs.json") else None
-        coverage = _json(run, "coverage.json")
-        seen, failures, left_out = _evaluations(run, space, costs)
-        return RunView(
-            name=run.folder.resolve().name,
-            settings_toml=toml,
-            settings=settings,
-            space=space,
-            costs=costs,
-            coverage=coverage,
-            device=_json(run, "device.json"),
-            splits=_json(run, "splits.json"),
-            objectives=_objectives(front, settings, seen),
-            seen=seen,
-            failures=failures,
-            left_out=left_out,
-            front=tuple(member["key"] for member in front.get("members", ())),
-            reference=front.get("reference") or {},
-            full=_full(coverage, seen, space, costs),
-            full_test=_json(run, "metrics.json").get("test", {}),
-            chosen=_chosen(run, space, costs),
-            events=tuple(run.events()),
-        )
-
-
 def front_of(objectives: Sequence[Objective], seen: Sequence[Seen]) -> tuple[ParetoFront, tuple[Seen, ...]]:
     """The Pareto front of evaluations in some of their values, as a front and as the evaluations in it."""
     names = [objective.name for objective in objectives]
@@ -156,97 +120,3 @@ def front_of(objectives: Sequence[Objective], seen: Sequence[Seen]) -> tuple[Par
     )
     members = {evaluation.config for evaluation in front}
     return front, tuple({s.key: s for s in seen if s.config in members}.values())
-
-
-def _json(run: Run, name: str) -> dict[str, Any]:
-    content = run.read_json(name) if run.has(name) else {}
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{name} of run {run.folder} must hold an object, got {type(content).__name__}")
-    return content
-
-
-def _costs_of(config: SubnetConfig, space: SearchSpace | None, costs: CostTable | None) -> dict[str, float]:
-    if space is None or costs is None:
-        return {}
-    found = costs.evaluate(space.encode([config]), COST_NAMES)
-    return {name: float(values[0]) for name, values in found.items()}
-
-
-def _full(
-    coverage: Mapping[str, Any], seen: Sequence[Seen], space: SearchSpace | None, costs: CostTable | None
-) -> dict[str, float]:
-    """What is known of the largest net: its costs, and its measured values if it was evaluated."""
-    found: dict[str, float] = dict(coverage.get("largest", {}))
-    if space is not None:
-        found |= _costs_of(space.largest(), space, costs)
-        for evaluation in seen:
-            if evaluation.config == space.largest():
-                found |= evaluation.values
-    return found
-
-
-def _evaluations(
-    run: Run, space: SearchSpace | None, costs: CostTable | None
-) -> tuple[tuple[Seen, ...], tuple[str, ...], int]:
-    lines = [line for line in run.journal.lines() if line["kind"] != "ask"]
-    context = lines[-1]["context"] if lines else ""
-    mine = [line for line in lines if line["context"] == context]
-    good = [line for line in mine if line["kind"] == "result"]
-    configs = [SubnetConfig(line["config"]) for line in good]
-    exact: dict[str, Any] = {}
-    if space is not None and costs is not None and configs:
-        exact = costs.evaluate(space.encode(configs), COST_NAMES)
-    seen = tuple(
-        Seen(
-            line["key"],
-            config,
-            line["searcher"],
-            {**{name: float(exact[name][row]) for name in exact}, **line["values"]},
-        )
-        for row, (line, config) in enumerate(zip(good, configs, strict=True))
-    )
-    failures = tuple(str(line["reason"]) for line in mine if line["kind"] == "failed")
-    return seen, failures, len(lines) - len(mine)
-
-
-def _objectives(
-    front: Mapping[str, Any], settings: Mapping[str, Any], seen: Sequence[Seen]
-) -> tuple[Objective, ...]:
-    """As the front names them; before there is one, as the recipe does, where percentages are to be high."""
-    given = front.get("objectives")
-    if given is None:
-        names = settings.get("search", {}).get("objectives", ())
-        given = [{"name": name, "goal": "max" if name.endswith("_percent") else "min"} for name in names]
-    return tuple(Objective(o["name"], o["goal"]) for o in given if all(o["name"] in s.values for s in seen))
-
-
-def _chosen(run: Run, space: SearchSpace | None, costs: CostTable | None) -> tuple[Chosen, ...]:
-    configs = [name for name in run.names() if re.fullmatch(r"subnets/[^/]+/config\.json", name)]
-    found = [_subnet(run, name.removesuffix("/config.json"), space, costs) for name in configs]
-    found.sort(key=lambda chosen: (chosen.costs.get("macs", 0), chosen.key))
-    return tuple(replace(chosen, label=_letter(place)) for place, chosen in enumerate(found))
-
-
-def _subnet(run: Run, place: str, space: SearchSpace | None, costs: CostTable | None) -> Chosen:
-    config = config_from_json(run.read_json(f"{place}/config.json"))
-    proof, metrics = _json(run, f"{place}/proof.json"), _json(run, f"{place}/metrics.json")
-    counted = {name: float(proof[name]) for name in COST_NAMES if name in proof}
-    files = [name for name in run.names() if name.startswith(f"{place}/")]
-    return Chosen(
-        label="",
-        key=config.key,
-        config=config,
-        costs={**_costs_of(config, space, costs), **counted},
-        before=metrics.get("before", {}),
-        after=metrics.get("after", {}),
-        test=metrics.get("test", {}),
-        seeds=tuple(metrics.get("seeds", ())),
-        proof=proof,
-        files=tuple((name, run.path(name).stat().st_size) for name in files),
-    )
-
-
-def _letter(place: int) -> str:
-    """A to Z, then A1 to Z1 and so on."""
-    turn, letter = divmod(place, 26)
-    return string.ascii_uppercase[letter] + (str(turn) if turn else "")

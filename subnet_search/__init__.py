@@ -12,7 +12,7 @@ _HOMES = {
     "data": ("Splits",),
     "exporting": ("Exported", "export"),
     "finetuning": ("FinetuneResult", "finetune"),
-    "measure": ("make_evaluator", "prove"),
+    "measure": ("make_evaluator", "measure_latency", "prove"),
     "models": ("load_model",),
     "rebuilding": ("load_subnet",),
     "ranking": ("bn_scale_ranking", "l1_ranking", "random_ranking", "rank", "taylor_ranking"),

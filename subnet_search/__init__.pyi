@@ -10,6 +10,7 @@ from .exporting import export as export
 from .finetuning import FinetuneResult as FinetuneResult
 from .finetuning import finetune as finetune
 from .measure import make_evaluator as make_evaluator
+from .measure import measure_latency as measure_latency
 from .measure import prove as prove
 from .models import load_model as load_model
 from .ranking import bn_scale_ranking as bn_scale_ranking

@@ -93,8 +93,9 @@ def first_images(
     taken: list[Batch] = []
     with kept_generators():
         start_epoch(batches, seed, 0)
-        for images, labels in batches:
-            check_batch((images, labels), size)
+        for batch in batches:
+            check_batch(batch, size)
+            images, labels = batch
             taken.append((images[:count], labels[:count]))
             count -= len(taken[-1][0])
             if count == 0:

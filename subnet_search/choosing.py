@@ -1,14 +1,16 @@
-"""Which members of a front are worth fine-tuning."""
+"""Which members of a front are worth fine-tuning, and how they stand afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from search_spaces import CostTable, SearchSpace, SubnetSearchError
+from search_spaces import CostTable, SearchSpace, SubnetConfig, SubnetSearchError
 from search_spaces.costs import COST_NAMES
-from subnet_search.record import Evaluation, Objective, ParetoFront
+from subnet_search.record import Evaluation, Objective, ParetoFront, rerank
+from subnet_search.record.reranking import Reranked
 
 SMALLEST_COST = 1e-12  # has a logarithm
 
@@ -73,6 +75,33 @@ def choose_under(
             "Search longer in a new run, or loosen the limit"
         )
     return members[min(fitting, key=lambda i: [o.loss(rows[i][o.name]) for o in free])]
+
+
+def order_after_tuning(
+    front: ParetoFront,
+    metrics: Mapping[SubnetConfig, Mapping[str, Any]],
+    space: SearchSpace,
+    costs: CostTable,
+) -> list[Reranked]:
+    """The chosen sub-nets by their accuracy after tuning; the search's order is that of inherited weights.
+
+    Args:
+        front: its objectives decide who beats whom; it has the values that tuning does not change.
+        metrics: the content of each chosen sub-net's metrics.json, with `before` and `after`.
+        space: knows the configs' encoding.
+        costs: gives costs that are no objective.
+    """
+    searched = {member.config: named_values(front.objectives, member) for member in front}
+    exact = costs.evaluate(space.encode(list(metrics)), COST_NAMES)
+    after = {
+        config.key: {
+            **searched.get(config, {}),
+            **{name: float(exact[name][i]) for name in exact},
+            **found["after"],
+        }
+        for i, (config, found) in enumerate(metrics.items())
+    }
+    return rerank(front.objectives, {c.key: found["before"] for c, found in metrics.items()}, after)
 
 
 def named_values(objectives: Sequence[Objective], member: Evaluation) -> dict[str, float]:

@@ -5,69 +5,37 @@ Exit codes: 0 done, 1 failed while working, 2 refused, 130 Ctrl-C, 143 SIGTERM. 
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search_spaces.errors import InvalidInput, SubnetSearchError
+from search_spaces.errors import InvalidInput
+from subnet_search import exits
+from subnet_search.deadline import Deadline
+from subnet_search.exits import guarded
 from subnet_search.recipe import Recipe, quickstart_recipe, read_recipe
 
-P = ParamSpec("P")
+if TYPE_CHECKING:
+    from subnet_search.timed import Ending
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-debugging = False  # set once by `run_command`; the commands themselves know nothing of it
 
 Out = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 Name = Annotated[str | None, typer.Option(help="The run's name (default: the recipe's).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete an existing run of that name first.")]
 Target = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a recipe to begin one.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Budget of this command for the whole road; epochs and evaluations shrink to fit."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: stops as cleanly as Ctrl-C does."""
-
-
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turns every exception of a command into one clear message and the exit code that goes with it."""
-
-    @functools.wraps(command)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except typer.Exit:
-            raise
-        except Terminated as stop:
-            _leave(stop, "stopped by SIGTERM", 143)
-        except KeyboardInterrupt as stop:
-            _leave(stop, "stopped by Ctrl-C", 130)
-        except InvalidInput as error:
-            _leave(error, f"refused: {error}", 2)
-        except SubnetSearchError as error:
-            _leave(error, f"failed: {error}", 1)
-        except Exception as error:
-            hint = "" if debugging else " (--debug shows where)"
-            _leave(error, f"failed: {type(error).__name__}: {error}{hint}", 1)
-
-    return call
-
-
-def _leave(error: BaseException, message: str, code: int) -> NoReturn:
-    if debugging:
-        traceback.print_exception(error)
-    for line in (message, *getattr(error, "__notes__", ())):
-        typer.echo(line, err=True)
-    raise typer.Exit(code)
 
 
 def _say(message: str) -> None:
@@ -88,9 +56,11 @@ def quickstart(
     out: Out = Path("runs"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     overwrite: Overwrite = False,
+    minutes: Minutes = None,
 ) -> None:
     """Run the whole road on handwritten digits: two minutes on one core, ends with a report."""
-    _walk(quickstart_recipe(seed, name), out, overwrite)
+    deadline = _deadline(minutes)
+    _walk(quickstart_recipe(seed, name), out, overwrite, deadline)
 
 
 @app.command()
@@ -100,6 +70,11 @@ def run(
     name: Name = None,
     out: Out = Path("runs"),
     overwrite: Overwrite = False,
+    minutes: Minutes = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, estimate the time of each stage, keep nothing."),
+    ] = False,
 ) -> None:
     """Run the whole road of a recipe; an existing run with equal settings is continued.
 
@@ -120,19 +95,41 @@ def run(
 
     Further tables: elastic, train, rank, evaluate, finetune, export, report. RUN/settings.toml shows every key.
     """
-    _walk(read_recipe(recipe, name), out, overwrite)
+    deadline, settings = _deadline(minutes), read_recipe(recipe, name)
+    if not dry_run:
+        _walk(settings, out, overwrite, deadline)
+        return
+    from reports import write_report
+    from subnet_search.timed import foresee
+
+    typer.echo(foresee(settings, out, deadline, overwrite=overwrite, report=write_report))
 
 
 @app.command()
 @guarded
-def resume(folder: RunFolder) -> None:
-    """Continue a run where it stopped."""
-    from subnet_search.pipeline import advance
-    from subnet_search.record import open_run
+def resume(folder: RunFolder, minutes: Minutes = None) -> None:
+    """Continue a run where it stopped; with --minutes also a search that its time has cut short."""
+    deadline = _deadline(minutes)
+    from reports import write_report
+    from subnet_search.timed import go_on
 
-    with open_run(folder) as opened:
-        advance(opened, say=_say)
-    _report(folder)
+    _end(go_on(folder, deadline, report=write_report, say=_say))
+
+
+@app.command()
+@guarded
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the checks as JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Show what is installed and really works here, and what a missing extra would add."""
+    from subnet_search.doctor import examine, table, to_json, works
+
+    checks = examine()
+    typer.echo(json.dumps(to_json(checks), indent=2) if as_json else table(checks))
+    if not works(checks):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -223,13 +220,25 @@ def plot(
     typer.echo(out)
 
 
-def _walk(recipe: Recipe, out: Path, overwrite: bool) -> None:
-    from subnet_search.pipeline import advance, begin
+def _walk(recipe: Recipe, out: Path, overwrite: bool, deadline: Deadline | None) -> None:
+    from reports import write_report
+    from subnet_search.timed import walk
 
-    with begin(recipe, out, overwrite=overwrite) as opened:
-        advance(opened, say=_say)
-        folder = Path(opened.folder)
-    _report(folder)
+    _end(walk(recipe, out, deadline, overwrite=overwrite, report=write_report, say=_say))
+
+
+def _deadline(minutes: float | None) -> Deadline | None:
+    return None if minutes is None else Deadline(minutes)
+
+
+def _end(ending: Ending) -> None:
+    """The report; and where the time was up, what to do next, with exit code 0 if there is a front, else 1."""
+    _report(ending.folder)
+    if ending.stopped is not None:
+        for line in (str(ending.stopped), *getattr(ending.stopped, "__notes__", ())):
+            _say(line)
+        if not ending.has_front:
+            raise typer.Exit(1)
 
 
 def _stage(target: Path, out: Path, last: str) -> Path:
@@ -251,9 +260,8 @@ def _report(folder: Path) -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code; `--debug` may stand anywhere in it."""
-    global debugging
-    debugging = "--debug" in arguments
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    exits.debugging = "--debug" in arguments
+    previous = signal.signal(signal.SIGTERM, exits.terminate)
     try:
         app([argument for argument in arguments if argument != "--debug"], prog_name="subnet-search")
     except SystemExit as end:
@@ -261,10 +269,6 @@ def run_command(arguments: list[str]) -> int:
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
 
 
 def main() -> None:

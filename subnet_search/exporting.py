@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from search_spaces import InvalidInput, SubnetSearchError, nearest_names
 from subnet_search.measure import check_calibrated
 from subnet_search.measure.counter import Example, call
 from subnet_search.models import load_weights
+from subnet_search.record.atomic import telling_what_failed
 
 TRACED_BATCH = 2  # a batch of one would be taken for a constant
 CHECKED_BATCH = 3  # another one, so that a batch size that was written down is noticed
@@ -68,9 +70,10 @@ def export(
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             path = Path(scratch) / f"net.{name}"
             try:
-                reload = FORMATS[name](plain, _batched(example, TRACED_BATCH), path)
+                with telling_what_failed(path):
+                    reload = FORMATS[name](plain, _batched(example, TRACED_BATCH), path)
                 difference = _difference(reload(inputs), outputs)
-            except (OSError, SubnetSearchError):
+            except SubnetSearchError:
                 raise
             except Exception as error:  # exporters raise nearly anything
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -96,7 +99,9 @@ def _write_pt2(net: nn.Module, example: Example, path: Path) -> Reload:
     args, kwargs = _arguments(example)
     program = torch.export.export(net, args, kwargs, dynamic_shapes=_any_batch(example))
     program.example_inputs = None
-    torch.export.save(program, path)
+    content = io.BytesIO()  # written by ourselves: the exporter says of a full disk only that it failed
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
     return _caller(torch.export.load(path).module())
 
 

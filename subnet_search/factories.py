@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from search_spaces import InvalidInput, nearest_names
@@ -25,6 +25,20 @@ def call_factory(name: str, options: Mapping[str, Any], returns: type[T], what: 
     Raises:
         InvalidInput: it cannot be imported, fails, or returns something else.
     """
+    factory = import_callable(name, what)
+    try:
+        made = factory(**options)
+    except Exception as error:  # the user's code runs here: anything can come
+        raise InvalidInput(
+            f"the {what} {name} with options {dict(options)} fails: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, returns):
+        raise InvalidInput(f"the {what} {name} must return {returns.__name__}, got {type(made).__name__}")
+    return made
+
+
+def import_callable(name: str, what: str) -> Callable[..., Any]:
+    """What a recipe names as "package.module:callable", not called; as `call_factory`."""
     module_name, separator, attribute = name.partition(":")
     if not (separator and module_name and attribute):
         raise InvalidInput(f'a {what} of your own is named "package.module:factory", got {name!r}')
@@ -38,16 +52,8 @@ def call_factory(name: str, options: Mapping[str, Any], returns: type[T], what: 
         ) from error
     except Exception as error:  # the user's code runs here: anything can come
         raise InvalidInput(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from error
-    factory = getattr(module, attribute, None)
+    factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         hint = nearest_names(attribute, [n for n in dir(module) if callable(getattr(module, n))])
         raise InvalidInput(f"{module_name} has no callable {attribute!r}{hint or '; check the name'}")
-    try:
-        made = factory(**options)
-    except Exception as error:  # the user's code runs here: anything can come
-        raise InvalidInput(
-            f"the {what} {name} with options {dict(options)} fails: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(made, returns):
-        raise InvalidInput(f"the {what} {name} must return {returns.__name__}, got {type(made).__name__}")
-    return made
+    return factory

@@ -102,7 +102,7 @@ def _update(
     loss = cross_entropy(logits, labels)
     if teacher is not None:
         with torch.no_grad():
-            taught = teacher(images)  # [B, num_classes]
+            taught = teacher(images.contiguous())  # [B, num_classes]; it may not run channels last
         share = settings.teacher_share
         loss = (1 - share) * loss + share * distillation_loss(logits, taught, settings.temperature)
     loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,41 +12,72 @@ from typing import Any
 import torch
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError, config_to_json, nearest_names
+from subnet_search.deadline import TimeIsUp
 from subnet_search.elastic import make_elastic
+from subnet_search.measuring import LATENCIES
 from subnet_search.models import load_model
+from subnet_search.planning import MARGIN, UNITS, Planner, Standing, counted, in_seconds, plan_to_json
 from subnet_search.recipe import Recipe, differences, parse_recipe, recipe_to_toml
 from subnet_search.record import Run, create_run, open_run
 from subnet_search.record.lock import lock_folder
-from subnet_search.record.run import CHECKSUMS, EVENTS, SETTINGS
-from subnet_search.stages import PREPARED, STAGES, export_one, tune
-from subnet_search.workbench import Say, Workbench
+from subnet_search.record.run import CHECKSUMS, EVENTS, SETTINGS, check_free, restore_settings
+from subnet_search.stages import PREPARED, STAGES, Stage, export_one, is_proved, is_tuned, tune
+from subnet_search.standing import begun_epochs, chosen_keys, num_evaluated
+from subnet_search.workbench import Say, Workbench, set_up_process
+
+PLAN = "plan.json"
 
 
 def begin(recipe: Recipe, out: str | Path = "runs", *, overwrite: bool = False) -> Run:
     """The run of this recipe in the folder `out`: a new one, or the existing one if its settings are equal.
 
+    A run whose settings.toml was damaged gets it back, if this is the recipe that it was begun with.
+
     Raises:
         InvalidInput: a run of that name has other settings, is in use, or its folder holds something else.
     """
     folder = Path(out, recipe.name)
-    is_run = folder.is_dir() and (folder / SETTINGS).is_file()
-    if is_run and (overwrite or _nothing_computed(folder)):
+    if _is_replaced(folder, overwrite):
         _delete(folder)  # nothing is lost, and the recipe may have been mended
-        is_run = False
-    if not is_run:
+    restore_settings(folder, recipe_to_toml(recipe))
+    if not _is_run(folder):
         return create_run(folder, recipe_to_toml(recipe))
     run = open_run(folder)
     try:
-        changed = differences(read_settings(run), recipe)
-        if changed:
-            raise InvalidInput(
-                f"run {folder} exists with other settings ({'; '.join(changed[:5])}). "
-                "Choose another --name, or delete the old run with --overwrite"
-            )
+        _refuse_others(run, recipe)
     except BaseException:
         run.close()
         raise
     return run
+
+
+def look(recipe: Recipe, out: str | Path = "runs", *, overwrite: bool = False) -> Run | None:
+    """The run that `begin` would go on with, opened for reading; None if it would make a new one; raises like it."""
+    folder = Path(out, recipe.name)
+    if _is_replaced(folder, overwrite):
+        return None
+    if not _is_run(folder):
+        check_free(folder)
+        return None
+    run = open_run(folder, write=False)
+    _refuse_others(run, recipe)
+    return run
+
+
+def _is_run(folder: Path) -> bool:
+    return folder.is_dir() and (folder / SETTINGS).is_file()
+
+
+def _is_replaced(folder: Path, overwrite: bool) -> bool:
+    return _is_run(folder) and (overwrite or _nothing_computed(folder))
+
+
+def _refuse_others(run: Run, recipe: Recipe) -> None:
+    if changed := differences(read_settings(run), recipe):
+        raise InvalidInput(
+            f"run {run.folder} exists with other settings ({'; '.join(changed[:5])}). "
+            "Choose another --name, or delete the old run with --overwrite"
+        )
 
 
 def read_settings(run: Run) -> Recipe:
@@ -53,31 +85,26 @@ def read_settings(run: Run) -> Recipe:
     return parse_recipe(run.read("settings.toml").decode("utf-8"), f"{run.folder}/settings.toml")
 
 
-def advance(run: Run, last: str = "export", *, say: Say = lambda message: None) -> None:
+def advance(
+    run: Run, last: str = "export", *, say: Say = lambda message: None, planner: Planner | None = None
+) -> None:
     """Does the stages of a run up to `last` that are not done yet.
+
+    With a planner, every stage begins with a plan from the time that is left, and `TimeIsUp` ends it all in time.
 
     Raises:
         InvalidInput, SubnetSearchError, KeyboardInterrupt: with a note that says how to go on.
     """
     bench = Workbench(run, read_settings(run), say)
-    if bench.recipe.device.threads is not None:
-        torch.set_num_threads(bench.recipe.device.threads)
+    set_up_process(bench.recipe)
     names = [stage.name for stage in STAGES]
     if last not in names:
         raise InvalidInput(f"a stage must be one of {', '.join(names)}, got {last!r}")
-    for stage in STAGES[: names.index(last) + 1]:
-        if stage.done(run):
-            continue
-        say(f"{run.folder}: {stage.name}")
-        run.event("begin", stage=stage.name)
-        start_s = time.monotonic()
-        try:
-            stage.work(bench)
-        except BaseException as error:
-            if stage is not STAGES[0]:
-                error.add_note(_how_to_go_on(error, run))
-            raise
-        run.event("end", stage=stage.name, seconds=round(time.monotonic() - start_s, 3))
+    again = searched_again(run, bench.recipe, more_time=planner is not None)
+    with nullcontext() if planner is None else planner.deadline.enforced(planner.reserve_s):
+        for stage in STAGES[: names.index(last) + 1]:
+            if not stage.done(run) or stage.name in again:
+                _do(stage, bench, planner, standing_of(run, bench.recipe, again, stage.name))
     if damaged := run.damaged():
         raise InvalidInput(
             f"corrupt: {', '.join(f'{run.folder}/{name}' for name in damaged)} changed after being written; "
@@ -86,11 +113,83 @@ def advance(run: Run, last: str = "export", *, say: Say = lambda message: None) 
     say(f"{run.folder}: {last} is done")
 
 
+def _do(stage: Stage, bench: Workbench, planner: Planner | None, standing: Standing) -> None:
+    run, before = bench.run, num_evaluated(bench.run)
+    try:
+        timing = plan_stage(stage.name, bench, planner, standing)
+        bench.say(f"{run.folder}: {stage.name}{timing}")
+        run.event("begin", stage=stage.name)
+        start_s = time.monotonic()
+        stage.work(bench)
+    except BaseException as error:
+        if stage is not STAGES[0]:
+            error.add_note(_how_to_go_on(error, run))
+        raise
+    seconds = time.monotonic() - start_s
+    run.event("end", stage=stage.name, seconds=round(seconds, 3))
+    if planner is not None and bench.plan is not None:
+        planned = bench.plan.amounts["search"] - before
+        share = (num_evaluated(run) - before) / max(planned, 1) if stage.name == "search" else 1.0
+        planner.note(bench.plan, stage.name, seconds, share)
+
+
+def standing_of(
+    run: Run, recipe: Recipe, again: frozenset[str] = frozenset(), at: str = STAGES[0].name
+) -> Standing:
+    """How far a run is that stands at the stage `at`: those before are done, those in `again` are not."""
+    begun, keys, names = begun_epochs(run, recipe), chosen_keys(run), [stage.name for stage in STAGES]
+    done = frozenset(stage.name for stage in STAGES if stage.done(run)) - again
+    done |= frozenset(names[: names.index(at)])
+    epochs = {stage: finished for stage, (_, finished) in begun.items() if stage != "finetune"}
+    return Standing(
+        done,
+        {stage: amount for stage, (amount, _) in begun.items()},
+        {**epochs, "search": num_evaluated(run)},
+        tuned=0 if again else sum(is_tuned(run, key) for key in keys),
+        exported=0 if again else sum(is_proved(run, key) for key in keys),
+    )
+
+
+def searched_again(run: Run, recipe: Recipe, *, more_time: bool) -> frozenset[str]:
+    """The stages to do again where sub-nets are chosen already: of a search that was stopped, or has more time."""
+    if not run.has("front.json") or not chosen_keys(run):
+        return frozenset()
+    state = run.read_json("front.json").get("state")
+    longer = more_time and state == "cut short" and num_evaluated(run) < recipe.search.evaluations
+    return frozenset({"search", "finetune"}) if longer or state == "searching" else frozenset()
+
+
+def plan_stage(stage: str, bench: Workbench, planner: Planner | None, standing: Standing) -> str:
+    """Plans the road from this stage on, in plan.json and for the stages; what is said of it beside the stage's name.
+
+    Without a planner the recipe's amounts hold again, and a plan.json that is there tells that.
+    """
+    run, recipe = bench.run, bench.recipe
+    before = run.read_json(PLAN) if run.has(PLAN) else None
+    if planner is None:
+        if before is not None:
+            amounts = {name: bench.amount(name) for name in UNITS}
+            run.write_json(PLAN, plan_to_json(recipe, amounts, standing, before=before))
+        return ""
+    bench.plan = plan = planner.plan(standing)
+    left_s = planner.deadline.left_s()
+    if stage == "search":
+        spare_s = max(left_s - MARGIN * plan.after_s(stage), min(plan.seconds[stage], left_s))
+        bench.search_until_s = time.monotonic() + spare_s
+    minutes = planner.deadline.minutes
+    told = plan_to_json(recipe, plan.amounts, standing, plan=plan, minutes=minutes, before=before)
+    run.write_json(PLAN, told)
+    amount = f", {counted(plan.amounts[stage], UNITS[stage])}" if stage in UNITS else ""
+    about, left = in_seconds(plan.seconds[stage]), in_seconds(max(left_s, 0.0))
+    return f"{amount}, about {about}; {left} of {minutes:g} min left"
+
+
 def _how_to_go_on(error: BaseException, run: Run) -> str:
     stopped = isinstance(error, KeyboardInterrupt)
+    minutes = " --minutes N" if isinstance(error, TimeIsUp) else ""
     return (
         f"everything computed so far is kept; {'go' if stopped else 'once that is mended, go'} on with: "
-        f"subnet-search resume {run.folder}"
+        f"subnet-search resume {run.folder}{minutes}"
     )
 
 
@@ -138,7 +237,7 @@ def coverage_table(coverage: Any, num_subnets: int) -> str:
 
 def _nothing_computed(folder: Path) -> bool:
     """Whether the run never came to the end of its first stage."""
-    begun = {SETTINGS, CHECKSUMS, EVENTS, "teacher.safetensors", *PREPARED[:-1]}
+    begun = {SETTINGS, CHECKSUMS, EVENTS, PLAN, "teacher.safetensors", LATENCIES, *PREPARED[:-1]}
     return all(path.name in begun or path.name.startswith(".") for path in folder.iterdir())
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+_silent = ContextVar("_silent", default=False)
 OFF_SWITCH = "SUBNET_SEARCH_PROGRESS"  # environment variable; "0" turns every bar off
 LINE_EVERY_S = 10.0
 
@@ -28,6 +31,15 @@ class _Lines:
         self._stream.flush()
 
 
+def _size(stream: TextIO) -> dict[str, Any]:
+    """What tqdm is told about the terminal: some report no rows or columns, where tqdm would show nothing."""
+    try:
+        seen = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):  # no terminal, or no file at all
+        return {"dynamic_ncols": True}
+    return {"dynamic_ncols": True} if seen.lines > 2 and seen.columns > 2 else {"ncols": 80, "nrows": 24}
+
+
 def progress(
     items: Iterable[T] | int | None, what: str, unit: str = "it", *, enabled: bool = True, done: int = 0
 ) -> tqdm[T]:
@@ -43,8 +55,18 @@ def progress(
     """
     counted = items is None or isinstance(items, int)
     known: dict[str, Any] = {"total": items} if counted else {"iterable": items}
-    style: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.2, "dynamic_ncols": True}
+    style: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.2, **_size(sys.stderr)}
     if not sys.stderr.isatty():
         style = {"file": _Lines(sys.stderr), "mininterval": LINE_EVERY_S, "ncols": 100, "ascii": True}
-    silent = not enabled or os.environ.get(OFF_SWITCH) == "0"
+    silent = not enabled or _silent.get() or os.environ.get(OFF_SWITCH) == "0"
     return tqdm(**known, **style, desc=what, unit=unit, initial=done, disable=silent, miniters=1, leave=True)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """No bar of this thread shows inside the scope."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -26,6 +27,7 @@ from subnet_search.settings import (
     Seed,
     Settings,
     TrainSettings,
+    unknown_names,
 )
 
 QUICKSTART = """
@@ -112,7 +114,7 @@ def quickstart_recipe(seed: int = 0, name: str | None = None) -> Recipe:
 def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
     """Reads a recipe file; its run is named `name`, else as the recipe says, else after the file.
 
-    A relative path of weights starts at the recipe's folder.
+    Relative paths of weights and data start at the recipe's folder; ~ and $NAME stand for what they do in a shell.
 
     Raises:
         InvalidInput: an unreadable file, or an unknown key or wrong value, with its line.
@@ -124,11 +126,29 @@ def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
         raise InvalidInput(f"recipe {path} cannot be read: {error}") from None
     recipe = parse_recipe(text, str(path))
     name = recipe.name or path.stem if name is None else name
-    weights, changes = recipe.model.weights, {"name": _run_name(name)}
-    if weights is None or not weights.endswith((".safetensors", ".npz")):
-        return recipe.model_copy(update=changes)
-    model = recipe.model.model_copy(update={"weights": str((path.parent / weights).resolve())})
-    return recipe.model_copy(update={**changes, "model": model})
+    return _located(recipe, path.parent).model_copy(update={"name": _run_name(name)})
+
+
+def _located(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with absolute paths: those of weights and data start at its folder."""
+    model, data = recipe.model, recipe.data
+    if model.weights is not None and model.weights.endswith((".safetensors", ".npz")):
+        model = model.model_copy(update={"weights": _absolute(model.weights, folder)})
+    kind, _, place = data.source.partition(":")
+    if kind in ("npz", "imagefolder") and place:
+        data = data.model_copy(update={"source": f"{kind}:{_absolute(place, folder)}"})
+    elif kind == "torchvision":
+        root = _absolute(str(data.options.get("root", "data")), folder)
+        data = data.model_copy(update={"options": {**data.options, "root": root}})
+    return recipe.model_copy(update={"model": model, "data": data})
+
+
+def _absolute(path: str, folder: Path) -> str:
+    """`path` from `folder` on, with ~ and $NAME filled in."""
+    try:
+        return str((folder / os.path.expandvars(os.path.expanduser(path))).resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, links in a circle
+        raise InvalidInput(f"the path {path!r} cannot be followed: {error}") from None
 
 
 def _run_name(name: str) -> str:
@@ -162,6 +182,9 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
                 for field, sentence in error.problems
                 if field in given or field not in inherited
             ]
+    if "search" in built and "evaluate" in built:
+        unknown = unknown_names(built["search"], built["evaluate"].metrics)
+        problems += [_at(text, "search", field, f"[search] {sentence}") for field, sentence in unknown]
     try:
         recipe = Recipe(**document, **built)
     except InvalidSettings as error:
@@ -205,7 +228,7 @@ def _at(text: str, table: str, key: str, sentence: str) -> str:
     for number, line in enumerate(text.splitlines(), start=1):
         if opened := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
             current = opened[1].strip("\"' ")
-            if current in (table, f"{table}.{key}", key):
+            if current in (table, f"{table}.{key}", key) or current.startswith(f"{table}.{key}."):
                 header = number
             if current == f"{table}.{key}" or (not table and current == key):
                 break

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from search_spaces.errors import InvalidInput
+from search_spaces.costs import COST_NAMES
+from search_spaces.errors import InvalidInput, nearest_names
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
@@ -35,7 +36,9 @@ def _limit(value: object) -> float | str:
     raise ValueError('must be a number or a percentage such as "25%"')
 
 
-ObjectiveName = Literal["top1_percent", "macs", "params", "weight_bytes", "peak_activation_bytes"]
+LATENCY = "latency_ms"
+OBJECTIVES = ("top1_percent", LATENCY, *COST_NAMES)  # what can be measured or computed without a function
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z]\w{0,59}$")]
 Limits = Mapping[str, Annotated[float | str, PlainValidator(_limit)]]
 
 
@@ -63,11 +66,13 @@ class Settings(BaseModel):
 class DeviceSettings(Settings):
     """Where things run: "auto" is a CUDA device where there is one; `threads` of torch (none: torch's own choice).
 
-    Small networks, and machines that others use too, are often far faster with one thread.
+    Small networks, and machines that others use too, are often far faster with one thread. `latency_ms` is the
+    time of one call with `batch_size` images.
     """
 
     name: Device = "auto"
     threads: Count | None = None
+    batch_size: Count = 1
 
 
 class ModelSettings(Settings):
@@ -75,20 +80,31 @@ class ModelSettings(Settings):
 
     `name` is "torchvision:NAME" or "package.module:factory"; `weights` names weights of that source or is the
     path of a safetensors file (none: random); `options` go to the factory. `epochs` of ordinary training,
-    with the [train] table's other values, come first for a network that has no trained weights yet.
+    with the [train] table's other values and `lr` if given, come first for a network that has no trained weights
+    yet, or whose weights come from other data.
     """
 
     name: str
     weights: str | None = None
     options: Mapping[str, Any] = {}
     epochs: Whole = 0
+    lr: Positive | None = None
 
 
 class DataSettings(Settings):
-    """Where images come from and how they are split.
+    """Where images come from, how they are split and what is done to them.
 
-    `source` is "digits" or "package.module:factory" (called with `options`, it returns `Splits`). The seeded,
-    stratified shares are of all images for `test_share` and `search_val_share`, of the rest for `gate_share`.
+    `source` is "digits", "npz:PATH", "imagefolder:PATH", "torchvision:NAME" or "package.module:factory" (called
+    with `options`, it returns `Splits` and does all of this itself). The seeded, stratified shares are of all
+    images for `test_share` and `search_val_share`, of the rest for `gate_share`; a split that the source has
+    already is taken as it is.
+
+    `size` resizes the shorter side and cuts out the middle; `channels` turns grey into colour or colour into
+    grey. `mean` and `std` hold for pixels from 0 to 1, one value for all channels or one for each (none: 0.5;
+    float arrays without them are taken as they are). `preprocess = "weights"` takes size, mean and std from the
+    published weights of the [model] table instead, where they are not given here. `augment` is for training
+    only: "crop" shifts by up to an eighth of the size. `classes` are the names of the classes, for sources that
+    have none; `workers` are processes that read image files; `download` lets torchvision fetch a data set.
     """
 
     source: str = "digits"
@@ -97,6 +113,15 @@ class DataSettings(Settings):
     test_share: Annotated[Share, Field(lt=1)] = 0.2
     gate_share: Annotated[NotNegative, Field(lt=1)] = 0.05
     seed: Seed = 0
+    preprocess: Literal["recipe", "weights"] = "recipe"
+    size: Count | None = None
+    channels: Literal[1, 3] | None = None
+    mean: Annotated[tuple[Real, ...], Field(min_length=1)] | None = None
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    augment: Literal["none", "flip", "crop", "crop+flip"] = "none"
+    classes: tuple[str, ...] = ()
+    workers: Whole = 0
+    download: Flag = False
     options: Mapping[str, Any] = {}
 
 
@@ -140,29 +165,60 @@ class RankSettings(Settings):
     seed: Seed = 0
 
 
+class MetricSettings(Settings):
+    """A metric of your own: "package.module:callable" and whether it is to be high ("max") or low ("min").
+
+    The function is called with all logits `[num_images, num_classes]` and targets `[num_images]` of a split,
+    tensors on the CPU, and returns one number.
+    """
+
+    function: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
+    goal: Literal["max", "min"]
+
+
 class EvaluateSettings(Settings):
-    """How one sub-net is measured: images that set its batch-norm statistics, and the device."""
+    """How one sub-net is measured: images that set its batch-norm statistics, precision and the device.
+
+    `precision` "auto" answers in bf16 where the hardware has it, in about half the time; what is chosen is measured
+    again in fp32. Search-validation images, and what sub-nets have in common, are kept in `memory_mib` of memory.
+    In a search, an evaluation that takes longer than `timeout_seconds` counts as failed (see `search`). `metrics`
+    are measured beside top-1; their names may stand among a search's objectives.
+    """
 
     calibration_images: Count = 1024
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_mib: Whole = 1024
+    timeout_seconds: Positive = 3600.0
     device: Device = "auto"
     seed: Seed = 0
+    metrics: Mapping[MetricName, MetricSettings] = {}
+
+    @field_validator("metrics")
+    @classmethod
+    def _names_of_their_own(cls, metrics: Mapping[str, MetricSettings]) -> Mapping[str, MetricSettings]:
+        if taken := [name for name in metrics if name in OBJECTIVES]:
+            raise ValueError(f"may not be named {taken[0]!r}: that is measured already; choose another name")
+        return metrics
 
 
 class SearchSettings(Settings):
     """The search, its budget and limits, and which members of the front are chosen.
 
-    A limit is a number, or a percentage of the largest net's cost such as "25%". `choose` members spread
-    over the front are chosen, or, if `choose_under` lists limits, the best member under each of them.
+    `objectives` are top1_percent, latency_ms, costs, and names of [evaluate.metrics]; limits are on objectives or
+    costs. A limit is a number, or a percentage of the largest net's cost or latency such as "25%". `choose`
+    members spread over the front are chosen, or, if `choose_under` lists limits, the best member under each of
+    them; `choose_knee` adds the front's knee (in the first objective to be low and the first to be high).
     """
 
     searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc"] = "nsga2"
-    objectives: Annotated[tuple[ObjectiveName, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
     evaluations: Count = 300
     minutes: Positive | None = None  # ends the search earlier
     limits: Limits = {}
     seed: Seed = 0
     choose: Count = 3
     choose_under: tuple[Limits, ...] = ()
+    choose_knee: Flag = False
 
     @field_validator("objectives")
     @classmethod
@@ -197,6 +253,26 @@ class ExportSettings(Settings):
     )
 
 
+def unknown_names(search: SearchSettings, metrics: Iterable[str]) -> list[tuple[str, str]]:
+    """What a search names and nobody can measure: pairs of a field of [search] and a sentence."""
+    known = (*OBJECTIVES, *metrics)
+    problems = [
+        (
+            "objectives",
+            f"unknown objective {name!r}{nearest_names(name, known)}; known are {', '.join(known)}, "
+            "and what [evaluate.metrics] names",
+        )
+        for name in search.objectives
+        if name not in known
+    ]
+    bounded = dict.fromkeys((*COST_NAMES, *search.objectives))
+    for field, limits in (("limits", search.limits), *(("choose_under", one) for one in search.choose_under)):
+        for name in (name for name in limits if name not in bounded):
+            hint = "; add it to the objectives" if name in known else nearest_names(name, known)
+            problems.append((field, f"a limit must be on one of {', '.join(bounded)}, got {name!r}{hint}"))
+    return problems
+
+
 def _explain(kind: type[BaseModel], problem: ErrorDetails) -> tuple[str, str]:
     """One pydantic problem: the top-level field, and a sentence of rule, what came and the nearest name."""
     path = [str(part) for part in problem["loc"]]
@@ -208,5 +284,7 @@ def _explain(kind: type[BaseModel], problem: ErrorDetails) -> tuple[str, str]:
         return path[0], f"{field!r} is not a setting; {way_out}"
     if problem["type"] == "missing":
         return path[0], f"{field!r} is required"
+    if isinstance(inner := problem.get("ctx", {}).get("error"), InvalidSettings):
+        return path[0], f"{field}: " + "; ".join(sentence for _, sentence in inner.problems)
     rule = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return path[0], f"{field} {rule}, got {problem['input']!r}"

@@ -14,19 +14,27 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from torch import nn
+
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
-from subnet_search.choosing import choose_spread, choose_under, named_values
+from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
 from subnet_search.data import describe
 from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
-from subnet_search.measure import describe_device, prove, top1_percent
+from subnet_search.fronts import is_searched, read_front, search_front
+from subnet_search.measure import describe_device, prove
+from subnet_search.measuring import try_metrics
+from subnet_search.planning import shortened
 from subnet_search.ranking import RANKERS, random_ranking, rank
 from subnet_search.rebuilding import describe_network, rebuild_network
-from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
-from subnet_search.searchers import Budget, SearchResult, search
+from subnet_search.record import Evaluation, ParetoFront, Run, knee
+from subnet_search.record.atomic import telling_what_failed
+from subnet_search.record.reranking import in_words
+from subnet_search.settings import LATENCY
+from subnet_search.standing import chosen_keys
 from subnet_search.training import PlainStep, SandwichStep, train
-from subnet_search.workbench import Workbench, chosen_keys, save_weights
+from subnet_search.workbench import Workbench, save_weights
 
 PREPARED = ("device.json", "splits.json", "space.json", "costs.json", "coverage.json")  # in this order
 
@@ -45,14 +53,14 @@ def prepare(bench: Workbench) -> None:
     bench.check_machine()
     bench.check_batches()
     run, supernet = bench.run, bench.new_supernet()
+    try_metrics(bench.metrics, supernet, bench.example, bench.splits.search_val)
     if bench.recipe.rank.ranker == "bn_scale" and not supernet.uses_batch_norm:
         raise InvalidInput('the ranker "bn_scale" needs batch norm, and this network has none; try "taylor"')
     if bench.recipe.model.epochs == 0:
         save_weights(run, "teacher.safetensors", supernet.model)
     run.write_json("device.json", describe_device())
-    run.write_json(
-        "splits.json", {**bench.recipe.data.model_dump(mode="json"), "images": describe(bench.splits)}
-    )
+    data = {"images": describe(bench.splits), "classes": bench.splits.classes}
+    run.write_json("splits.json", {**bench.recipe.data.model_dump(mode="json"), **data})
     run.write_json("space.json", space_to_json(supernet.space))
     run.write_json("costs.json", costs_to_json(supernet.costs))
     for limits in (bench.recipe.search.limits, *bench.recipe.search.choose_under):
@@ -65,7 +73,8 @@ def prepare(bench: Workbench) -> None:
 def train_teacher(bench: Workbench) -> None:
     """Ordinary training of a network that came without trained weights."""
     supernet, settings = bench.new_supernet(), bench.recipe.train
-    settings = settings.model_copy(update={"epochs": bench.recipe.model.epochs})
+    change = shortened(settings, bench.amount("teacher"), bench.recipe.model.epochs)
+    settings = settings.model_copy(update={**change, "lr": bench.recipe.model.lr or settings.lr})
     train(supernet, bench.splits, PlainStep(), settings, bench.run)
     save_weights(bench.run, "teacher.safetensors", supernet.model)
 
@@ -89,77 +98,37 @@ def rank_channels(bench: Workbench) -> None:
 def train_supernet(bench: Workbench) -> None:
     """Training of all sub-nets together by the sandwich rule, from the ranked weights."""
     supernet, settings = bench.ranked_supernet(), bench.recipe.train
+    settings = settings.model_copy(update=shortened(settings, bench.amount("train"), settings.epochs))
     step = SandwichStep(num_random=settings.num_random, distill=settings.distill)
     train(supernet, bench.splits, step, settings, bench.run)
     save_weights(bench.run, "supernet.safetensors", supernet.model)
 
 
-def search_front(bench: Workbench) -> None:
-    """The search, continued where its journal ends, and the front it found."""
-    settings, evaluator = bench.recipe.search, bench.evaluator
-    budget = Budget(evaluations=settings.evaluations, minutes=settings.minutes)
-    result = search(
-        bench.space,
-        evaluator,
-        settings.searcher,
-        budget=budget,
-        limits=bench.limits(settings.limits),
-        costs=bench.costs,
-        seed=settings.seed,
-        run=bench.run,
-    )
-    if not len(result.front):
-        raise SubnetSearchError(
-            f"no evaluated sub-net meets the limits {dict(settings.limits)}; the nearest values are "
-            f"{dict(result.nearest)}. Search longer or loosen the limits in a new run"
-        )
-    write_front(bench.run, result, evaluator.objectives)
-    bench.say(f"  {len(result.evaluations)} evaluations, {len(result.front)} sub-nets on the front")
-
-
-def write_front(run: Run, result: SearchResult, objectives: tuple[Objective, ...]) -> None:
-    """Writes front.json; its reference point is 0 for what is to be high, else the worst value seen."""
-    worst = worst_values(objectives, result.evaluations)
-    reference = {o.name: worst[o.name] if o.goal == "min" else min(0.0, worst[o.name]) for o in objectives}
-    run.write_json(
-        "front.json",
-        {
-            "objectives": [{"name": o.name, "goal": o.goal} for o in objectives],
-            "members": [
-                {"key": e.config.key, "config": dict(e.config), "values": named_values(objectives, e)}
-                for e in result.front
-            ],
-            "evaluations": len(result.evaluations),
-            "reference": reference,
-            "hypervolume": result.front.hypervolume(reference),
-        },
-    )
-
-
-def read_front(run: Run) -> ParetoFront:
-    """The front that `write_front` wrote."""
-    stored = run.read_json("front.json")
-    objectives = tuple(Objective(o["name"], o["goal"]) for o in stored["objectives"])
-    members = [
-        Evaluation(SubnetConfig(m["config"]), tuple(m["values"][o.name] for o in objectives))
-        for m in stored["members"]
-    ]
-    return ParetoFront.of(objectives, members)
-
-
 def choose_and_tune(bench: Workbench) -> None:
     """Chooses members of the front and trains each by itself, the supernet as its teacher."""
-    run, settings = bench.run, bench.recipe.search
-    front = read_front(run)
-    members = (
-        _best_under_each(bench, front) if settings.choose_under else choose_spread(front, settings.choose)
-    )
-    for member in members:
+    run, front = bench.run, read_front(bench.run)
+    for member in choose_members(bench, front):
         run.write_json(f"subnets/{member.config.key}/config.json", config_to_json(member.config))
     for config in bench.chosen():
         if not is_tuned(run, config.key):
             run.delete("metrics.json")  # what is tuned anew has to be looked at on test
             tune(bench, config)
+    metrics = {config: run.read_json(f"subnets/{config.key}/metrics.json") for config in bench.chosen()}
+    for line in in_words(order_after_tuning(front, metrics, bench.space, bench.costs)):
+        bench.say(f"  {line}")
+
+
+def choose_members(bench: Workbench, front: ParetoFront) -> list[Evaluation]:
+    """The members that the recipe's [search] table asks for."""
+    settings = bench.recipe.search
+    members = (
+        _best_under_each(bench, front) if settings.choose_under else choose_spread(front, settings.choose)
+    )
+    if settings.choose_knee:
+        bend = knee(front)
+        bench.say(f"  the front's knee: {bend.member.config.key}" if bend else "  the front has no knee")
+        members += [bend.member] if bend and bend.member not in members else []
+    return members
 
 
 def _best_under_each(bench: Workbench, front: ParetoFront) -> list[Evaluation]:
@@ -181,17 +150,20 @@ def _best_under_each(bench: Workbench, front: ParetoFront) -> list[Evaluation]:
 def tune(bench: Workbench, config: SubnetConfig) -> None:
     """Fine-tunes one sub-net; what search-validation said before and after goes to metrics.json."""
     run, place, settings = bench.run, f"subnets/{config.key}", bench.recipe.finetune
+    settings = settings.model_copy(update=shortened(settings, bench.amount("finetune"), settings.epochs))
     checkpoint = f"{place}/checkpoint"
     net = bench.extracted(config)
     result = finetune(net, bench.splits, settings, teacher=bench.supernet, run=run, checkpoint=checkpoint)
     save_weights(run, f"{place}/net.safetensors", result.net)
+    before, after = _values_beside_top1(bench, net, result.net)
     run.write_json(
         f"{place}/metrics.json",
         {
-            "before": {"top1_percent": result.before},
-            "after": {"top1_percent": result.after},
+            "before": {**before, "top1_percent": result.before},
+            "after": {**after, "top1_percent": result.after},
             "split": "search_val",
             "seeds": [settings.seed],
+            "epochs": settings.epochs,
             "seconds": result.seconds,
         },
     )
@@ -199,9 +171,20 @@ def tune(bench: Workbench, config: SubnetConfig) -> None:
     bench.say(f"  {config.key}: {result.before:.2f} -> {result.after:.2f} % on search-validation")
 
 
+def _values_beside_top1(
+    bench: Workbench, net: nn.Module, tuned: nn.Module
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The recipe's metrics before and after tuning, and the latency: one, as tuning changes no size."""
+    latency = {LATENCY: bench.meter(tuned).median_ms} if bench.times_nets else {}
+    if not bench.metrics:
+        return latency, latency
+    before, after = (bench.judge(one, bench.splits.search_val) for one in (net, tuned))
+    return before | latency, after | latency
+
+
 def drop_checkpoint(run: Run, name: str) -> None:
-    """Deletes a checkpoint that a finished result has replaced."""
-    for ending in (".safetensors", ".json"):
+    """Deletes a checkpoint that a finished result has replaced; last what `is_tuned` looks for."""
+    for ending in (".json", ".safetensors"):
         run.delete(name + ending)
 
 
@@ -210,12 +193,15 @@ def look_at_test(bench: Workbench) -> None:
     run, test = bench.run, bench.splits.test
     for config in bench.chosen():
         name = f"subnets/{config.key}/metrics.json"
-        found = top1_percent(bench.tuned(config), test)
-        run.write_json(name, {**run.read_json(name), "test": {"top1_percent": found}})
-        bench.say(f"  {config.key}: {found:.2f} % on test")
-    full = top1_percent(bench.new_model().to(bench.device), test)
-    run.write_json("metrics.json", {"test": {"top1_percent": full}})
-    bench.say(f"  the whole network: {full:.2f} % on test")
+        metrics = run.read_json(name)
+        latency = {key: metrics["after"][key] for key in (LATENCY,) if key in metrics["after"]}
+        found = bench.judge(bench.tuned(config), test) | latency
+        run.write_json(name, {**metrics, "test": found})
+        bench.say(f"  {config.key}: {found['top1_percent']:.2f} % on test")
+    latency = {LATENCY: bench.meter.reference.median_ms} if bench.times_nets else {}
+    full = bench.judge(bench.new_model().to(bench.device), test) | latency
+    run.write_json("metrics.json", {"test": full})
+    bench.say(f"  the whole network: {full['top1_percent']:.2f} % on test")
 
 
 def prove_and_export(bench: Workbench) -> None:
@@ -233,7 +219,7 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
     """
     run, place = bench.run, f"subnets/{config.key}"
     net = bench.tuned(config)
-    with tempfile.TemporaryDirectory() as folder:
+    with telling_what_failed(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
         for exported in export(net, bench.example, folder, bench.recipe.export.formats):
             with run.writing(f"{place}/{Path(exported.path).name}") as path:
                 shutil.copyfile(exported.path, path)
@@ -255,19 +241,11 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
     bench.say(f"  {config.key}: proved and exported to {run.folder}/{place}")
 
 
-def is_searched(run: Run) -> bool:
-    """Whether there is a front, and the journal still holds as many evaluations as it was taken from."""
-    if not run.has("front.json"):
-        return False
-    answered = {line["key"] for line in run.journal.lines() if line["kind"] != "ask"}
-    return len(answered) >= int(run.read_json("front.json")["evaluations"])
-
-
 def is_tuned(run: Run, key: str) -> bool:
-    """Whether a sub-net is fine-tuned."""
-    return all(
-        run.has(f"subnets/{key}/{name}") for name in ("config.json", "metrics.json", "net.safetensors")
-    )
+    """Whether a sub-net is fine-tuned, its checkpoint gone."""
+    needed = ("config.json", "metrics.json", "net.safetensors")
+    made = all(run.has(f"subnets/{key}/{name}") for name in needed)
+    return made and not run.has(f"subnets/{key}/checkpoint.safetensors")
 
 
 def is_proved(run: Run, key: str) -> bool:

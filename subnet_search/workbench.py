@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 import safetensors.torch
@@ -14,14 +14,19 @@ from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, ch
 from search_spaces.costs import COST_NAMES
 from search_spaces.files import config_from_json, costs_from_json, space_from_json
 from subnet_search.batches import device_of, first_images, resolve_device
-from subnet_search.data import Batch, Splits, load_splits
+from subnet_search.data import Batch, Splits, check_files, check_network, load_splits
 from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
 from subnet_search.elastic.statistics import load_statistics, save_statistics
 from subnet_search.exporting import check_formats
-from subnet_search.measure import SupernetEvaluator, make_evaluator
+from subnet_search.measure import LatencyMeter, SupernetEvaluator, load_metrics, make_evaluator
+from subnet_search.measuring import open_meter, values_on
+from subnet_search.memory import keep_freed_memory
 from subnet_search.models import load_model, load_weights
+from subnet_search.planning import Plan, wanted
 from subnet_search.recipe import Recipe
-from subnet_search.record import Run
+from subnet_search.record import Objective, Run
+from subnet_search.settings import LATENCY
+from subnet_search.standing import begun_epochs, chosen_keys
 
 Say = Callable[[str], None]
 
@@ -31,11 +36,20 @@ class Workbench:
 
     def __init__(self, run: Run, recipe: Recipe, say: Say) -> None:
         self.run, self.recipe, self.say = run, recipe, say
+        self.plan: Plan | None = None  # of the stages that have not begun, where time is short
+        self.search_until_s: float | None = None  # on the clock `time.monotonic`
+
+    def amount(self, stage: str) -> int:
+        """Epochs of a stage, or evaluations of the search: as begun, else as planned, else as the recipe says."""
+        begun = None if stage == "search" else begun_epochs(self.run, self.recipe).get(stage)
+        if begun is not None:
+            return begun[0]
+        return (wanted(self.recipe) if self.plan is None else self.plan.amounts)[stage]
 
     @cached_property
     def splits(self) -> Splits:
         """The data."""
-        return load_splits(self.recipe.data)
+        return load_splits(self.recipe.data, self.recipe.model)
 
     @cached_property
     def example(self) -> Tensor:
@@ -66,6 +80,7 @@ class Workbench:
                     f"split {name!r} cannot be read: {type(error).__name__}: {error}; check the data source"
                 ) from error
             size = images.shape[1:]
+        check_files(splits)
 
     def new_model(self) -> nn.Module:
         """The network with its own weights: those of the run once it has them, else those of the recipe."""
@@ -96,7 +111,10 @@ class Workbench:
 
     def new_supernet(self) -> Supernet:
         """The converted network, untrained."""
-        supernet = make_elastic(self.new_model(), self.example, self.recipe.elastic)
+        model = self.new_model()
+        if not self.run.has("space.json") and (note := check_network(model, self.example, self.splits)):
+            self.say(f"  {note}")
+        supernet = make_elastic(model, self.example, self.recipe.elastic)
         if self.run.has("space.json") and self.space != supernet.space:
             raise InvalidInput(
                 f"run {self.run.folder} was made with another space than the recipe's model gives now; "
@@ -129,14 +147,36 @@ class Workbench:
     @cached_property
     def evaluator(self) -> SupernetEvaluator:
         """Measures sub-nets of the trained supernet on search-validation."""
-        settings = self.recipe
-        return make_evaluator(self.supernet, self.splits, settings.search.objectives, settings.evaluate)
+        asked, settings = self.recipe.search.objectives, self.recipe.evaluate
+        meter = self.meter if self.times_nets else None
+        return make_evaluator(self.supernet, self.splits, asked, settings, latency=meter)
+
+    @cached_property
+    def metrics(self) -> dict[str, Objective]:
+        """The recipe's own metrics, by name."""
+        return load_metrics(self.recipe.evaluate.metrics)
+
+    @property
+    def times_nets(self) -> bool:
+        """Whether latency counts in this run."""
+        return LATENCY in self.recipe.search.objectives
+
+    @cached_property
+    def meter(self) -> LatencyMeter:
+        """Times nets beside the whole network."""
+        whole = self.new_model().to(self.device)
+        return open_meter(self.run, whole, self.example, self.recipe.device.batch_size)
+
+    def judge(self, net: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Top-1 and the recipe's metrics of a net on a split."""
+        return values_on(net, batches, self.metrics, self.say)
 
     def limits(self, asked: Mapping[str, float | str]) -> dict[str, float]:
         """Limits as numbers; a percentage is a share of the largest net's value.
 
         Raises:
-            InvalidInput: a percentage of something that is not a cost, or limits that no sub-net meets.
+            InvalidInput: a percentage of something that is neither a cost nor latency, or limits that no sub-net
+                meets.
         """
         space, costs = self.space, self.costs
         largest = costs.evaluate(space.encode([space.largest()]), COST_NAMES)
@@ -145,13 +185,15 @@ class Workbench:
         for name, bound in asked.items():
             if name not in known:
                 raise InvalidInput(f"a limit must be on one of {', '.join(known)}, got {name!r}")
-            if isinstance(bound, str) and name not in COST_NAMES:
+            if not isinstance(bound, str):
+                numbers[name] = bound
+            elif name == LATENCY or name in COST_NAMES:
+                whole = self.meter.reference.median_ms if name == LATENCY else float(largest[name][0])
+                numbers[name] = float(bound.rstrip("% ")) / 100 * whole
+            else:
                 raise InvalidInput(
-                    f"a percentage must be of a cost ({', '.join(COST_NAMES)}), got {name} = {bound!r}"
+                    f"a percentage must be of {', '.join((*COST_NAMES, LATENCY))}, got {name} = {bound!r}"
                 )
-            numbers[name] = (
-                float(bound.rstrip("% ")) / 100 * largest[name][0] if isinstance(bound, str) else bound
-            )
         check_limits(space, costs, {name: bound for name, bound in numbers.items() if name in COST_NAMES})
         return numbers
 
@@ -183,12 +225,14 @@ class Workbench:
         return net
 
 
+def set_up_process(recipe: Recipe) -> None:
+    """Memory and threads of this process, as its stages want them."""
+    keep_freed_memory()
+    if recipe.device.threads is not None:
+        torch.set_num_threads(recipe.device.threads)
+
+
 def save_weights(run: Run, name: str, net: nn.Module) -> None:
     """Writes the weights of `net` into the run, whole or not at all."""
     tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in net.state_dict().items()}
     run.write(name, safetensors.torch.save(tensors))
-
-
-def chosen_keys(run: Run) -> list[str]:
-    """Keys of the sub-nets that were chosen."""
-    return sorted({name.split("/")[1] for name in run.names() if name.startswith("subnets/")})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from search_spaces import CostTable, Knob, SearchSpace, SubnetConfig, SubnetSearchError
-from subnet_search.choosing import choose_spread, choose_under
+from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
 from subnet_search.record import Evaluation, Objective, ParetoFront
 
 SPACE = SearchSpace((Knob("a", tuple(range(1, 101)), "width"),))
@@ -68,3 +68,17 @@ def test_limits_may_be_on_costs_that_are_no_objective() -> None:
 def test_a_limit_that_no_member_meets_is_told_with_the_nearest_value() -> None:
     with pytest.raises(SubnetSearchError, match=r"nearest values there are {'macs': 250\.0}"):
         choose_under(front_of([5, 9]), {"macs": 100}, SPACE, COSTS)
+
+
+def test_after_tuning_a_dearer_subnet_may_be_beaten_by_a_cheaper_one() -> None:
+    front = front_of([5, 9, 30])
+    tuned = {5: 88.0, 9: 87.0, 30: 91.0}
+    metrics = {
+        m.config: {"before": {"top1_percent": m.values[0]}, "after": {"top1_percent": tuned[m.config["a"]]}}
+        for m in front
+    }
+    order = order_after_tuning(front, metrics, SPACE, COSTS)
+    keys = {m.config["a"]: m.config.key for m in front}
+    assert [one.key for one in order] == [keys[30], keys[5], keys[9]]
+    assert [one.beaten_by for one in order] == [(), (), (keys[5],)]
+    assert [one.place_before for one in order] == [1, 3, 2]

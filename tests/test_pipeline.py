@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,9 +31,11 @@ from search_spaces import (
 from subnet_search import exporting, pipeline, stages
 from subnet_search.cli import run_command
 from subnet_search.data import Splits, TensorBatches, digits
+from subnet_search.fronts import read_front
+from subnet_search.measure import SupernetEvaluator
 from subnet_search.rebuilding import load_subnet
 from subnet_search.recipe import parse_recipe
-from subnet_search.record import open_run
+from subnet_search.record import Evaluation, Objective, ParetoFront, open_run
 from subnet_search.settings import DataSettings
 from subnet_search.workbench import Workbench
 
@@ -444,7 +447,7 @@ def test_a_limit_that_no_member_meets_does_not_keep_others_from_being_chosen(fin
         told: list[str] = []
         recipe = pipeline.read_settings(run)
         bench = Workbench(run, recipe, told.append)
-        front = stages.read_front(run)
+        front = read_front(run)
         loosest = max(member.values[1] for member in front)
         least = int(bench.costs.macs(bench.space.encode([bench.space.smallest()]))[0])
         assert least < min(member.values[1] for member in front)
@@ -459,3 +462,64 @@ def test_a_limit_that_no_member_meets_does_not_keep_others_from_being_chosen(fin
         assert "left out: no sub-net of the front meets" in told[0]
         with pytest.raises(SubnetSearchError, match="no sub-net of the front meets"):
             choose(least)
+
+
+def test_the_knee_is_chosen_besides_on_request(finished: Path) -> None:
+    with open_run(finished) as run:
+        told: list[str] = []
+        recipe = pipeline.read_settings(run)
+        bench = Workbench(run, recipe, told.append)
+        search = recipe.search.model_copy(update={"choose": 1, "choose_knee": True})
+        bench.recipe = recipe.model_copy(update={"search": search})
+        objectives = (Objective("top1_percent", "max"), Objective("macs", "min"))
+        configs = bench.space.sample(np.random.default_rng(0), 3)
+        points = zip(configs, [(50.0, 1.0), (88.0, 2.0), (90.0, 9.0)], strict=True)
+        bent = [Evaluation(config, values) for config, values in points]
+        front = ParetoFront.of(objectives, bent)
+        chosen = stages.choose_members(bench, front)
+        assert [member.values[0] for member in chosen] == [90.0, 88.0]
+        assert told == [f"  the front's knee: {configs[1].key}"]
+        front = ParetoFront.of(objectives, bent[:1])
+        assert stages.choose_members(bench, front) == bent[:1]
+        assert told[1:] == ["  the front has no knee"]
+
+
+def test_the_order_after_fine_tuning_is_told(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with open_run(folder) as run:
+        told: list[str] = []
+        stages.choose_and_tune(Workbench(run, pipeline.read_settings(run), told.append))
+    after = {p.name: read_json(p, "metrics.json")["after"]["top1_percent"] for p in folder.glob("subnets/*")}
+    assert told[0] == "  by accuracy after fine-tuning (search-validation):"
+    places = sorted(after.values(), reverse=True)
+    assert [f"{after[line.split()[1][:-1]]:.2f} %" in line for line in told[1:]] == [True] * len(after)
+    assert [after[line.split()[1][:-1]] for line in told[1:]] == places
+
+
+def test_a_search_stopped_in_its_midst_leaves_the_front_so_far_and_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    journal = copy / "evaluations.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:10]))
+    measured, calls = SupernetEvaluator.__call__, 0
+
+    def impatient(self: SupernetEvaluator, config: SubnetConfig) -> Evaluation:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return measured(self, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupernetEvaluator, "__call__", impatient)
+        assert run_command(["search", str(copy)]) == 130
+    front, found = read_json(copy, "front.json"), results_of(copy)
+    assert (front["state"], front["evaluations"], len(found)) == ("searching", 7, 7)
+    objectives = [Objective(o["name"], o["goal"]) for o in front["objectives"]]
+    configs = {key: SubnetConfig({"n": n}) for n, key, _ in found}
+    values = [Evaluation(configs[key], tuple(v[o.name] for o in objectives)) for _, key, v in found]
+    best = {member.config for member in ParetoFront.of(objectives, values)}
+    assert {member["key"] for member in front["members"]} == {k for k, c in configs.items() if c in best}
+    assert run_command(["search", str(copy)]) == 0
+    assert (copy / "front.json").read_bytes() == (finished / "front.json").read_bytes()

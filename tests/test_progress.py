@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import sys
+import termios
+
 import pytest
 
 from subnet_search import progress as module
@@ -44,3 +50,20 @@ def test_it_can_be_silenced_by_argument_and_by_environment(
         monkeypatch.setenv("SUBNET_SEARCH_PROGRESS", "0")
     assert list(progress([1, 2], "x", enabled=enabled)) == [1, 2]
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [(0, 0), (1, 80), (24, 80)])
+def test_a_terminal_of_any_reported_size_shows_the_bar(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, size)
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert list(progress(range(3), "train", "step")) == [0, 1, 2]
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the terminal was closed
+        while part := os.read(reader, 10_000):
+            shown += part
+    os.close(reader)
+    assert b"3/3" in shown

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import pytest
 
-from search_spaces import COST_NAMES
 from search_spaces.errors import InvalidInput
 from subnet_search.recipe import (
     TABLES,
@@ -20,18 +19,20 @@ from subnet_search.recipe import (
 )
 from subnet_search.searchers.searcher import SEARCHERS
 from subnet_search.settings import (
+    OBJECTIVES,
     DataSettings,
     ElasticSettings,
+    EvaluateSettings,
     ExportSettings,
     FinetuneSettings,
     ModelSettings,
-    ObjectiveName,
     SearchSettings,
     Settings,
     TrainSettings,
 )
 
 MINIMAL = '[model]\nname = "torchvision:resnet18"\n'
+METRIC = '[evaluate.metrics.worst_class]\nfunction = "mine:worst"\ngoal = "max"\n'
 
 
 @pytest.mark.parametrize(
@@ -58,14 +59,26 @@ MINIMAL = '[model]\nname = "torchvision:resnet18"\n'
         (SearchSettings, {"limits": {"macs": True}}, "must be a number or a percentage"),
         (SearchSettings, {"objectives": ("macs", "macs")}, "may name an objective only once"),
         (SearchSettings, {"objectives": ()}, "at least 1 item"),
-        (
-            SearchSettings,
-            {"objectives": ("top1",)},
-            "objectives.0 should be 'top1_percent', 'macs'.* got 'top1'",
-        ),
         (SearchSettings, {"searcher": "nsga"}, "searcher should be 'random', 'nsga2'.* got 'nsga'"),
         (SearchSettings, {"seed": 2**32}, "seed should be less than 4294967296"),
         (FinetuneSettings, {"teacher_share": 2.0}, "teacher_share should be less than or equal to 1"),
+        (
+            EvaluateSettings,
+            {"metrics": {"f1": {"function": "mine:f1", "goal": "up"}}},
+            "metrics.f1: goal should be 'max' or 'min', got 'up'",
+        ),
+        (EvaluateSettings, {"metrics": {"f1": {"function": "mine:f1"}}}, "metrics.f1: 'goal' is required"),
+        (
+            EvaluateSettings,
+            {"metrics": {"f1": {"function": "mine.f1", "goal": "max"}}},
+            "metrics.f1: function .* got 'mine.f1'",
+        ),
+        (
+            EvaluateSettings,
+            {"metrics": {"macs": {"function": "mine:f1", "goal": "min"}}},
+            "metrics may not be named 'macs': that is measured already",
+        ),
+        (EvaluateSettings, {"metrics": {"a b": {"function": "mine:f1", "goal": "min"}}}, "got 'a b'"),
         (
             ExportSettings,
             {"formats": ("tflite",)},
@@ -87,7 +100,14 @@ def test_all_problems_are_told_at_once() -> None:
 
 def test_a_recipe_may_name_every_searcher_and_every_objective_that_there_is() -> None:
     assert get_args(SearchSettings.model_fields["searcher"].annotation) == tuple(SEARCHERS)
-    assert get_args(ObjectiveName) == ("top1_percent", *COST_NAMES)
+    for name in OBJECTIVES:
+        parse_recipe(MINIMAL + f'[search]\nobjectives = ["{name}"]\n')
+
+
+def test_objectives_and_limits_may_name_metrics_of_ones_own() -> None:
+    search = "[search]\nobjectives = ['worst_class', 'latency_ms']\nlimits = { worst_class = 50, latency_ms = '50%' }\n"
+    recipe = parse_recipe(MINIMAL + METRIC + search)
+    assert recipe.evaluate.metrics["worst_class"].goal == "max"
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -122,6 +142,26 @@ def test_the_seed_and_the_device_hold_for_stages_without_their_own() -> None:
         ("seed = -1\n" + MINIMAL, ["line 1: seed should be greater than or equal to 0, got -1"]),
         (MINIMAL + "[train]\nepochs = 'x'\n[rank]\nimages = 0\n", ["line 4: [train]", "line 6: [rank]"]),
         ("[model\n", ["not valid TOML", "line 1"]),
+        (
+            MINIMAL + "[search]\nevaluations = 9\nobjectives = ['top1', 'macs']\n",
+            ["line 5: [search] unknown objective 'top1'; did you mean 'top1_percent'?", "known are"],
+        ),
+        (
+            MINIMAL + METRIC + "[search]\nobjectives = ['worst_clas']\n",
+            ["line 7: [search] unknown objective 'worst_clas'; did you mean 'worst_class'?"],
+        ),
+        (
+            MINIMAL + "[search]\nlimits = { latency_ms = 3.0 }\n",
+            ["line 4: [search] a limit must be on one of", "got 'latency_ms'; add it to the objectives"],
+        ),
+        (
+            MINIMAL + "[search]\nchoose_under = [{ mcas = 3.0 }]\n",
+            ["line 4: [search] a limit must be on one of", "did you mean 'macs'?"],
+        ),
+        (
+            MINIMAL + "[evaluate.metrics.f1]\nfunction = 'mine:f1'\ngoal = 'up'\n",
+            ["line 3: [evaluate] metrics.f1: goal should be 'max' or 'min', got 'up'"],
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_line(text: str, messages: list[str]) -> None:
@@ -131,7 +171,9 @@ def test_a_wrong_recipe_is_refused_with_its_line(text: str, messages: list[str])
         assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("recipe", [parse_recipe(MINIMAL), quickstart_recipe(seed=5)])
+@pytest.mark.parametrize(
+    "recipe", [parse_recipe(MINIMAL), parse_recipe(MINIMAL + METRIC), quickstart_recipe(seed=5)]
+)
 def test_a_recipe_survives_the_way_through_its_file(recipe: Recipe) -> None:
     assert parse_recipe(recipe_to_toml(recipe)) == recipe
 

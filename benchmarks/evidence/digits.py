@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from search_spaces import CostTable, SearchSpace, SubnetConfig, config_to_json
+from benchmarks.evidence.road import costs_of, uniform_like
+from search_spaces import config_to_json
 from subnet_search.choosing import choose_under
+from subnet_search.fronts import read_front
 from subnet_search.measure import describe_device, top1_percent
 from subnet_search.pipeline import advance, begin
 from subnet_search.recipe import Recipe, quickstart_recipe
-from subnet_search.stages import read_front
 from subnet_search.workbench import Workbench
 
 SEEDS = (10, 11, 12)  # not used while anything was decided
@@ -86,25 +87,12 @@ def one_seed(seed: int, out: Path) -> dict[str, Any]:
         for name, config in ((CHOSEN, chosen), (UNIFORM, uniform)):
             measured = run.read_json(f"subnets/{config.key}/metrics.json")
             steps = {step: measured[step]["top1_percent"] for step in ("before", "after", "test")}
-            nets[name] = {"key": config.key, **_costs(bench, config), **steps}
-        largest = _costs(bench, bench.space.largest())
+            nets[name] = {"key": config.key, **costs_of(bench, config), **steps}
+        largest = costs_of(bench, bench.space.largest())
         nets[FULL] = {**largest, "test": run.read_json("metrics.json")["test"]["top1_percent"]}
         nets[SUPERNET] = {**largest, "test": top1_percent(bench.supernet, bench.splits.test)}
         images = run.read_json("splits.json")["images"]
     return {"images": images, "nets": {name: nets[name] for name in NETS}}
-
-
-def uniform_like(config: SubnetConfig, space: SearchSpace, costs: CostTable) -> SubnetConfig:
-    """The config of uniform width whose MACs are nearest to those of `config`, by ratio."""
-    candidates = list(dict.fromkeys(space.uniform(percent / 100) for percent in range(1, 101)))
-    macs = costs.macs(space.encode([config, *candidates]))
-    return candidates[int(np.abs(np.log(macs[1:] / macs[0])).argmin())]
-
-
-def _costs(bench: Workbench, config: SubnetConfig) -> dict[str, Any]:
-    found = bench.costs.evaluate(bench.space.encode([config, bench.space.largest()]), ("macs", "params"))
-    (macs, all_macs), (params, _) = found["macs"].tolist(), found["params"].tolist()
-    return {"macs": macs, "params": params, "macs_share": macs / all_macs}
 
 
 def claim(seeds: dict[str, Any]) -> dict[str, Any]:

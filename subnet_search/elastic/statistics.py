@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from search_spaces import InvalidInput, SubnetConfig
 
 if TYPE_CHECKING:
+    from subnet_search.elastic.layers import ElasticBatchNorm
     from subnet_search.elastic.supernet import Supernet
 
 
@@ -53,33 +54,55 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
         InvalidInput: there was no batch, one with a single value per channel, or the statistics are not finite.
     """
     config = supernet.space.canonical(config)
+    if not supernet.uses_batch_norm:
+        return Statistics(config.key, {})
     was_training = {name: m.training for name, m in supernet.named_modules()}
-    norms = supernet.batch_norms
     device = next(supernet.model.parameters()).device
     supernet.eval()
     try:
         with supernet.subnet(config):
-            for norm in norms.values():
-                norm.start_collecting()
-            count = 0
-            for batch in batches if norms else ():
-                inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-                try:
-                    supernet(inputs.to(device))
-                except ValueError as error:  # torch's: a variance needs two values
-                    raise InvalidInput(
-                        f"the statistics of sub-net {config.key} cannot be measured on a batch of {len(inputs)}: "
-                        f"{error}; give larger batches"
-                    ) from error
-                count += 1
-        if norms and count == 0:
-            raise InvalidInput("recalibrate needs at least one batch of training inputs, got none")
+            inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
+            values, answers = collect(supernet.batch_norms, supernet, (x.to(device) for x in inputs))
+    finally:
+        for name, module in supernet.named_modules():
+            module.training = was_training[name]
+    if not answers:
+        raise InvalidInput("recalibrate needs at least one batch of training inputs, got none")
+    return Statistics(config.key, values)
+
+
+def collect(
+    norms: Mapping[str, ElasticBatchNorm], part: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Averages the statistics of `norms` while `part` of the active sub-net, in evaluation mode, sees `inputs`.
+
+    Args:
+        norms: the batch norms of that part, by path.
+        part: runs them.
+        inputs: batches of what comes into the part.
+
+    Returns:
+        The values of `Statistics` of the layers that ran, and what the part made of each batch.
+
+    Raises:
+        InvalidInput: a batch with a single value per channel, or statistics that are not finite.
+    """
+    for norm in norms.values():
+        norm.start_collecting()
+    outputs: list[Tensor] = []
+    try:
+        for batch in inputs:
+            try:
+                outputs.append(part(batch))
+            except ValueError as error:  # torch's: a variance needs two values
+                raise InvalidInput(
+                    f"batch-norm statistics cannot be measured on a batch of {len(batch)}: {error}; "
+                    "give larger batches"
+                ) from error
         seen = {path: norm.collected for path, norm in norms.items() if norm.batches_collected}
     finally:
         for norm in norms.values():
             norm.collected, norm.batches_collected = None, 0
-        for name, module in supernet.named_modules():
-            module.training = was_training[name]
     values = {
         f"{path}.{name}": tensor
         for path, pair in seen.items()
@@ -88,10 +111,8 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
     }
     broken = next((name for name, tensor in values.items() if not tensor.isfinite().all()), None)
     if broken:
-        raise InvalidInput(
-            f"the statistics {broken} of sub-net {config.key} are not finite; check inputs and weights"
-        )
-    return Statistics(config.key, values)
+        raise InvalidInput(f"the statistics {broken} are not finite; check inputs and weights")
+    return values, outputs
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:

@@ -7,15 +7,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.batches import device_of, to_device
 from subnet_search.data import Batch
 
 
-def correct(net: nn.Module, batches: Iterable[Batch], size: torch.Size | None = None) -> np.ndarray:
-    """Which inputs `net` classifies right, in evaluation mode and without gradients, on the net's device.
+def answers(
+    net: nn.Module, batches: Iterable[Batch], size: torch.Size | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `net` answers, in evaluation mode and without gradients, on the net's device.
 
     Args:
         net: gives logits `[B, num_classes]`; comes back in the mode in which it came.
@@ -23,29 +25,49 @@ def correct(net: nn.Module, batches: Iterable[Batch], size: torch.Size | None = 
         size: of one input; checked if given.
 
     Returns:
-        Booleans `[num_images]`, in the order of the batches.
+        Logits `[num_images, num_classes]` and targets `[num_images]` in the order of the batches, on the CPU.
 
     Raises:
         InvalidInput: no batch, batches that are no such pairs, or an extracted net without statistics.
-        SubnetSearchError: an answer is not finite, so the accuracy would mean nothing.
+        SubnetSearchError: an answer is not finite, so it would mean nothing.
     """
     check_calibrated(net, "evaluated")
-    device, rights, finite = device_of(net), [], torch.tensor(True)
+    logits, targets = [], []
     with evaluation_mode(net), torch.inference_mode():
-        for images, labels in to_device(batches, device, size):
-            logits = net(images)  # [B, num_classes]
-            rights.append(logits.argmax(dim=1) == labels)
-            finite = finite.to(device) & logits.isfinite().all()  # read once at the end: no wait per batch
-    if not rights:
-        raise InvalidInput("accuracy needs at least one batch, got none")
-    if not finite:
+        for images, labels in to_device(batches, device_of(net), size):
+            logits.append(net(images))  # [B, num_classes]; fetched once at the end: no wait per batch
+            targets.append(labels)
+        if not logits:
+            raise InvalidInput("accuracy needs at least one batch, got none")
+        return check_finite(torch.cat(logits).cpu()), torch.cat(targets).cpu()
+
+
+def check_finite(logits: Tensor) -> Tensor:
+    """The logits; raises `SubnetSearchError` where one is not finite, as they would mean nothing."""
+    if not logits.isfinite().all():
         raise SubnetSearchError("the network's answers are not finite; its weights or statistics are broken")
-    return torch.cat(rights).cpu().numpy()
+    return logits
+
+
+def correct(net: nn.Module, batches: Iterable[Batch], size: torch.Size | None = None) -> np.ndarray:
+    """Which inputs `net` classifies right, booleans `[num_images]` in the order of the batches; as `answers`."""
+    logits, targets = answers(net, batches, size)
+    return _right(logits, targets)
 
 
 def top1_percent(net: nn.Module, batches: Iterable[Batch], size: torch.Size | None = None) -> float:
     """The share of inputs classified right, in percent; as `correct`."""
-    return 100.0 * float(correct(net, batches, size).mean())
+    return share_right(*answers(net, batches, size))
+
+
+def share_right(logits: Tensor, targets: Tensor) -> float:
+    """Top-1 in percent of logits `[num_images, num_classes]` and targets `[num_images]`."""
+    return 100.0 * float(_right(logits, targets).mean())
+
+
+def _right(logits: Tensor, targets: Tensor) -> np.ndarray:
+    found: np.ndarray = (logits.argmax(dim=1) == targets).numpy()
+    return found
 
 
 def check_calibrated(net: nn.Module, purpose: str) -> None:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from search_spaces import InvalidInput, SubnetConfig, nearest_names
-from search_spaces.costs import COST_NAMES
+from search_spaces import COST_NAMES, CostTable, InvalidInput, SubnetConfig, nearest_names
 from subnet_search.batches import device_of, first_images, input_size, on_device, resolve_device
 from subnet_search.data import Splits
+from subnet_search.elastic.extraction import cut_out
 from subnet_search.elastic.statistics import Statistics, recalibrate
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import top1_percent
-from subnet_search.record import Evaluation, Objective
-from subnet_search.seeding import kept_generators, start_epoch
-from subnet_search.settings import EvaluateSettings
+from subnet_search.measure.accuracy import share_right
+from subnet_search.measure.device import has_fast_bf16
+from subnet_search.measure.latency import LatencyMeter
+from subnet_search.measure.metrics import describe_function, load_metrics, metric_value
+from subnet_search.measure.passes import SharedPasses
+from subnet_search.measure.timing import Latency
+from subnet_search.record import Evaluation, Objective, check_objectives
+from subnet_search.record.objective import Goal
+from subnet_search.seeding import derive_seed, kept_generators, start_epoch
+from subnet_search.settings import LATENCY, OBJECTIVES, EvaluateSettings
 
+GOALS: dict[str, Goal] = {"top1_percent": "max", LATENCY: "min"}
 STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
 
 
@@ -29,24 +36,35 @@ def make_evaluator(
     splits: Splits,
     objectives: Sequence[str | Objective] = ("top1_percent", "macs", "params"),
     settings: EvaluateSettings | None = None,
+    *,
+    latency: LatencyMeter | None = None,
 ) -> SupernetEvaluator:
-    """An evaluator of the supernet's sub-nets: accuracy on `splits.search_val`, costs in closed form.
+    """An evaluator of the supernet's sub-nets: accuracy on `splits.search_val`, costs in closed form, latency.
 
     Args:
         supernet: works on the settings' device and comes back to its own after each measurement.
         splits: `search_val` and `calibration` are read; `test` never is.
-        objectives: "top1_percent", names of costs, or `Objective`s with `exact` values.
-        settings: calibration images, device, seed.
+        objectives: "top1_percent", "latency_ms", names of costs and of the settings' metrics, or `Objective`s with
+            `exact` values or a `function` of logits and targets.
+        settings: calibration images, device, seed, metrics.
+        latency: measures "latency_ms"; by default beside the largest sub-net on the settings' device, one image a
+            call.
 
     Raises:
         InvalidInput: an unknown objective, or data that do not fit the supernet.
     """
-    resolved = tuple(_objective(supernet, objective) for objective in objectives)
-    return SupernetEvaluator(supernet, splits, resolved, settings or EvaluateSettings())
+    settings = settings or EvaluateSettings()
+    metrics = load_metrics(settings.metrics)
+    resolved = tuple(_objective(objective, supernet.costs, metrics) for objective in objectives)
+    return SupernetEvaluator(supernet, splits, check_objectives(resolved), settings, latency)
 
 
 class SupernetEvaluator:
-    """Recalibrates a sub-net's batch norms, then counts right answers; nothing in the supernet changes."""
+    """Recalibrates a sub-net's batch norms, then looks at its answers; nothing in the supernet changes.
+
+    What it measures is repeatable, except for latencies: those of a second look differ within their interval, half of
+    which is the evaluation's `spread`.
+    """
 
     def __init__(
         self,
@@ -54,15 +72,34 @@ class SupernetEvaluator:
         splits: Splits,
         objectives: tuple[Objective, ...],
         settings: EvaluateSettings,
+        latency: LatencyMeter | None = None,
     ) -> None:
         self.objectives = objectives
         self._supernet, self._device = supernet, resolve_device(settings.device)
-        self._search_val = splits.search_val
+        self._seed = settings.seed
         self._size = input_size(supernet.example)
+        self._bf16 = settings.precision == "bf16" or (
+            settings.precision == "auto" and has_fast_bf16(self._device)
+        )
         source = splits.train if splits.calibration is None else splits.calibration
         images = first_images(source, settings.calibration_images, settings.seed, self._size)
         self._calibration = [(x.to(self._device), y.to(self._device)) for x, y in images]
+        with kept_generators():
+            start_epoch(splits.search_val, settings.seed, 0)
+            self._passes = SharedPasses(
+                supernet,
+                self._calibration,
+                splits.search_val,
+                device=self._device,
+                memory_bytes=settings.memory_mib * 2**20,
+                bf16=self._bf16,
+                size=self._size,
+            )
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
+        self._latency = latency if any(map(_is_timed, objectives)) else None
+        if latency is None and any(map(_is_timed, objectives)):
+            whole = cut_out(supernet, supernet.space.largest()).to(self._device)
+            self._latency = LatencyMeter(whole, supernet.example)
         self.context = self._checksum(settings)
         self._weights = self._version()
 
@@ -71,36 +108,52 @@ class SupernetEvaluator:
 
         Raises:
             InvalidInput: the supernet was trained or reordered since the evaluator was made.
-            SubnetSearchError: its answers are not finite.
+            SubnetSearchError: its answers, or what a metric says about them, are not finite.
         """
         self._refuse_changed_weights()
         supernet, config = self._supernet, self._supernet.space.canonical(config)
         row = supernet.space.encode([config])
-        values = []
-        for objective in self.objectives:
+        found = None if all(o.exact or _is_timed(o) for o in self.objectives) else self._answers(config)
+        values, spread = [], [0.0] * len(self.objectives)
+        for i, objective in enumerate(self.objectives):
             if objective.exact is not None:
                 values.append(float(objective.exact(row)[0]))
-            else:
-                values.append(self._top1_percent(config))
-        return Evaluation(config, tuple(values))
+            elif _is_timed(objective):
+                latency = self.latency_of(config)
+                values.append(latency.median_ms)
+                spread[i] = latency.half_interval_ms
+            elif found is not None:
+                values.append(value_of(objective, *found))
+        return Evaluation(config, tuple(values), spread=tuple(spread) if self._latency else None)
 
-    def _top1_percent(self, config: SubnetConfig) -> float:
-        supernet, statistics = self._supernet, statistics_on(self._device, self.statistics_of(config))
-        with on_device(self._device, supernet), supernet.subnet(config, statistics):
-            return top1_percent(supernet, self._search_val, self._size)
+    def _answers(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
+        """Logits `[num_images, num_classes]` and targets `[num_images]` of a sub-net on search-validation."""
+        logits, targets, statistics = self._passes.answers(config)
+        self._keep(config, statistics)
+        return logits, targets
+
+    def latency_of(self, config: SubnetConfig) -> Latency:
+        """The latency of a sub-net, extracted; that of the largest one is the reference's, known already."""
+        assert self._latency is not None
+        if config == self._supernet.space.largest():
+            return self._latency.reference
+        net = cut_out(self._supernet, config)  # statistics do not change its speed
+        return self._latency(net, derive_seed(self._seed, "latency", config.key))
 
     def statistics_of(self, config: SubnetConfig) -> Statistics:
         """The batch-norm statistics of a sub-net on the calibration images."""
         self._refuse_changed_weights()
         config = self._supernet.space.canonical(config)
         if config.key not in self._statistics:
-            home = device_of(self._supernet)
             with on_device(self._device, self._supernet):
                 found = recalibrate(self._supernet, config, self._calibration)
-            self._statistics[config.key] = statistics_on(home, found)
-            if len(self._statistics) > STATISTICS_KEPT:
-                self._statistics.popitem(last=False)
+            self._keep(config, found)
         return self._statistics[config.key]
+
+    def _keep(self, config: SubnetConfig, statistics: Statistics) -> None:
+        self._statistics[config.key] = statistics_on(device_of(self._supernet), statistics)
+        if len(self._statistics) > STATISTICS_KEPT:
+            self._statistics.popitem(last=False)
 
     def _version(self) -> list[tuple[int, int]]:
         """Changes with every write to a weight; moving the supernet to another device does not count."""
@@ -114,14 +167,25 @@ class SupernetEvaluator:
             )
 
     def _checksum(self, settings: EvaluateSettings) -> str:
-        """Of weights, calibration images, search-validation data and protocol."""
-        digest = hashlib.sha256(repr(settings.model_dump(exclude={"device"})).encode())
+        """Of weights, calibration images, search-validation data, metrics, and what a latency depends on."""
+        precision = "bf16" if self._bf16 else "fp32"
+        protocol = {
+            "calibration_images": settings.calibration_images,
+            "seed": settings.seed,
+            "precision": precision,
+        }
+        digest = hashlib.sha256(repr(protocol).encode())
+        for objective in self.objectives:
+            if objective.function is not None:
+                digest.update(repr((objective.name, describe_function(objective.function))).encode())
+        if self._latency is not None:
+            digest.update(repr(self._latency.profile).encode())
         for name, tensor in sorted(self._supernet.state_dict().items()):
             digest.update(name.encode())
             _add(digest, [tensor])
         with kept_generators():
-            start_epoch(self._search_val, settings.seed, 0)
-            for batches in (self._calibration, self._search_val):
+            start_epoch(self._passes.images, settings.seed, 0)
+            for batches in (self._calibration, self._passes.images):
                 _add(digest, (part for batch in batches for part in batch))
         return digest.hexdigest()[:16]
 
@@ -138,18 +202,45 @@ def _add(digest: Any, tensors: Iterable[Tensor]) -> None:
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _objective(supernet: Supernet, objective: str | Objective) -> Objective:
+def value_of(objective: Objective, logits: Tensor, targets: Tensor) -> float:
+    """Top-1 in percent, or the value of a metric, of logits `[num_images, num_classes]` and targets `[num_images]`."""
+    return (
+        share_right(logits, targets)
+        if objective.function is None
+        else metric_value(objective, logits, targets)
+    )
+
+
+def _is_timed(objective: Objective) -> bool:
+    return objective.name == LATENCY and objective.exact is None
+
+
+def _objective(objective: str | Objective, costs: CostTable, metrics: Mapping[str, Objective]) -> Objective:
     if isinstance(objective, Objective):
-        if objective.exact is None and objective.name != "top1_percent":
-            raise InvalidInput(
-                f"objective {objective.name!r} needs exact=..., this evaluator measures top1_percent only"
-            )
-        return objective
-    if objective == "top1_percent":
-        return Objective("top1_percent", "max")
-    if objective not in COST_NAMES:
-        known = ("top1_percent", *COST_NAMES)
+        return _of_ones_own(objective)
+    if objective in metrics:
+        return metrics[objective]
+    if objective not in OBJECTIVES:
+        known = (*OBJECTIVES, *metrics)
         raise InvalidInput(
             f"unknown objective {objective!r}{nearest_names(objective, known)}; known are {', '.join(known)}"
         )
-    return Objective(objective, "min", exact=getattr(supernet.costs, objective))
+    exact = getattr(costs, objective) if objective in COST_NAMES else None
+    return Objective(objective, GOALS.get(objective, "min"), exact)
+
+
+def _of_ones_own(objective: Objective) -> Objective:
+    """Refuses what cannot be measured, and another function under a name that means something already."""
+    name, own = objective.name, objective.exact is not None
+    if objective.function is not None and name in OBJECTIVES:
+        raise InvalidInput(
+            f"a metric may not be named {name!r}: that is measured already; choose another name"
+        )
+    if objective.function is None and not own and name not in ("top1_percent", LATENCY):
+        raise InvalidInput(
+            f"objective {name!r} needs exact=... or function=...; without, an evaluator measures "
+            f"top1_percent and {LATENCY}"
+        )
+    if not own and objective.goal != GOALS.get(name, objective.goal):
+        raise InvalidInput(f'the goal of {name!r} is "{GOALS[name]}", got "{objective.goal}"')
+    return objective

@@ -5,7 +5,9 @@ from .hypervolume import hypervolume
 from .journal import Journal
 from .objective import Evaluation, Objective, check_objectives
 from .pareto import ParetoFront, losses_of, worst_values
+from .reranking import agreement, rerank
 from .run import Run, create_run, open_run
+from .tradeoff import knee, prices
 
 __all__ = [
     "Evaluation",
@@ -13,11 +15,15 @@ __all__ = [
     "Objective",
     "ParetoFront",
     "Run",
+    "agreement",
     "check_objectives",
     "create_run",
     "hypervolume",
+    "knee",
     "losses_of",
     "non_dominated",
     "open_run",
+    "prices",
+    "rerank",
     "worst_values",
 ]

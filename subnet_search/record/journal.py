@@ -109,7 +109,7 @@ class Journal:
     def _append(self, line: Line) -> None:
         if not self._write:
             raise InvalidInput(f"the journal {self._path} was opened for reading only")
-        data = _sealed(line)
+        data = sealed(line)
         if self._path is not None:
             with telling_what_failed(self._path):
                 _append_flushed(self._path, data)
@@ -128,7 +128,7 @@ class Journal:
         data = path.read_bytes() if path.exists() else b""
         *whole, tail = data.split(b"\n")
         for number, text in enumerate(whole, start=1):
-            line = _unsealed(text)
+            line = unsealed(text)
             if line is None or (line["kind"] != "ask" and line["n"] not in self._open):
                 raise InvalidInput(
                     f"corrupt: line {number} of {path} is damaged: {text[:60]!r}. Restore the file from "
@@ -140,12 +140,14 @@ class Journal:
                 os.truncate(path, len(data) - len(tail))
 
 
-def _sealed(line: Line) -> bytes:
-    body = json.dumps(line, separators=(",", ":"), allow_nan=False).encode()
+def sealed(line: Line) -> bytes:
+    """The line as JSON with the checksum of that at its end; what JSON does not know becomes text."""
+    body = json.dumps(line, separators=(",", ":"), allow_nan=False, default=str).encode()
     return body[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
-def _unsealed(text: bytes) -> Line | None:
+def unsealed(text: bytes) -> Line | None:
+    """What `sealed` made a line of, its `crc` included; None if that is not the checksum of the rest."""
     match = _CRC.search(text)
     if match is None or zlib.crc32(text[: match.start()] + b"}") != int(match[1], 16):
         return None
@@ -154,11 +156,11 @@ def _unsealed(text: bytes) -> Line | None:
 
 
 def _append_flushed(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
+    with path.open("ab", buffering=0) as file:  # a buffer would try once more to write what did not fit
         size = file.tell()
         try:
-            file.write(data)
-            file.flush()
+            while data:
+                data = data[file.write(data) :]
             os.fsync(file.fileno())
         except OSError:
             os.truncate(path, size)  # a full disk leaves no half line behind

@@ -34,7 +34,7 @@ def lock_folder(folder: Path) -> FileLock:
 
 def _described(holder: Path) -> str:
     try:
-        pid, _, host = holder.read_text().partition("@")
+        pid, _, host = holder.read_text("utf-8", "replace").partition("@")
     except OSError:
         return "another process"
     return f"process {pid} on host {host}" if host else "another process"

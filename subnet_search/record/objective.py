@@ -25,20 +25,25 @@ class Objective:
         goal: "min" or "max".
         exact: for objectives known in closed form: encoded configs `[num_configs, num_knobs]` to values
             `[num_configs]`; None when only an evaluation tells.
+        function: for metrics of your own: logits `[num_images, num_classes]` and targets `[num_images]`, tensors
+            on the CPU, to one number.
 
     Raises:
-        InvalidInput: for an empty name or an unknown goal.
+        InvalidInput: for an empty name, an unknown goal, or both `exact` and `function`.
     """
 
     name: str
     goal: Goal
     exact: Callable[[np.ndarray], np.ndarray] | None = None
+    function: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise InvalidInput(f"the name of an objective must be a non-empty text, got {self.name!r}")
         if self.goal not in get_args(Goal):
             raise InvalidInput(f'the goal of {self.name!r} must be "min" or "max", got {self.goal!r}')
+        if self.exact is not None and self.function is not None:
+            raise InvalidInput(f"objective {self.name!r} may have exact= or function=, got both; give one")
 
     def loss(self, value: float) -> float:
         """`value` with the sign that makes smaller better."""

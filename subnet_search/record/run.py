@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -25,10 +25,13 @@ from .atomic import (
     temporary_beside,
     write_whole,
 )
-from .journal import Journal
+from .journal import Journal, sealed, unsealed
 from .lock import lock_folder
 
 SETTINGS, CHECKSUMS, JOURNAL, EVENTS = "settings.toml", "checksums.json", "evaluations.jsonl", "events.jsonl"
+GIVEN_AGAIN = (
+    "give the recipe that it was begun with again (run RECIPE --out FOLDER --name NAME), which restores it"
+)
 
 
 def create_run(folder: str | Path, settings_toml: str) -> Run:
@@ -38,14 +41,7 @@ def create_run(folder: str | Path, settings_toml: str) -> Run:
         InvalidInput: when `folder` holds a run already, or anything else.
     """
     folder = Path(folder)
-    if no_folder := next((path for path in folder.parents if path.exists() and not path.is_dir()), None):
-        raise InvalidInput(f"no run can be at {folder}: {no_folder} is a file; choose another folder")
-    if (folder / SETTINGS).exists():
-        raise InvalidInput(f"{folder} holds a run already; continue it with open_run, or choose another name")
-    ours = {CHECKSUMS, EVENTS}  # left by a process that died before its first settings were written
-    names = {item.name for item in folder.iterdir()} if folder.is_dir() else set()
-    if (folder.exists() and not folder.is_dir()) or any(name[0] != "." for name in names - ours):
-        raise InvalidInput(f"{folder} exists and is no run folder; choose another name, or move it away")
+    check_free(folder)
     with telling_what_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
@@ -57,6 +53,33 @@ def create_run(folder: str | Path, settings_toml: str) -> Run:
     return run
 
 
+def check_free(folder: Path) -> None:
+    """Raises `InvalidInput` unless a new run may be made at `folder`."""
+    if no_folder := next((path for path in folder.parents if path.exists() and not path.is_dir()), None):
+        raise InvalidInput(f"no run can be at {folder}: {no_folder} is a file; choose another folder")
+    if (folder / SETTINGS).exists():
+        raise InvalidInput(f"{folder} holds a run already; continue it with open_run, or choose another name")
+    ours = {CHECKSUMS, EVENTS}  # left by a process that died before its first settings were written
+    names = {item.name for item in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or any(name[0] != "." for name in names - ours):
+        raise InvalidInput(f"{folder} exists and is no run folder; choose another name, or move it away")
+
+
+def restore_settings(folder: str | Path, settings_toml: str) -> None:
+    """Writes `settings.toml` of a run again if it is damaged or lost and was this text, as its checksum tells.
+
+    Raises:
+        InvalidInput: when the table of checksums is corrupt, or when another process holds the run.
+    """
+    folder = Path(folder)
+    path, wanted = folder / SETTINGS, settings_toml.encode()
+    if not (folder / CHECKSUMS).is_file() or (path.is_file() and path.read_bytes() == wanted):
+        return
+    if hashlib.sha256(wanted).hexdigest() in _load_sums(folder).get(SETTINGS, ()):
+        with Run(folder) as run:
+            run.write(SETTINGS, wanted)
+
+
 def open_run(folder: str | Path, *, write: bool = True) -> Run:
     """Opens an existing run folder; `write=False` takes no lock and changes nothing.
 
@@ -66,7 +89,8 @@ def open_run(folder: str | Path, *, write: bool = True) -> Run:
     """
     folder = Path(folder)
     if not (folder / SETTINGS).is_file():
-        raise InvalidInput(f"{folder} is no run folder: it has no {SETTINGS}; look for the one that has")
+        way_out = GIVEN_AGAIN if (folder / CHECKSUMS).is_file() else "look for the one that has"
+        raise InvalidInput(f"{folder} is no run folder: it has no {SETTINGS}; {way_out}")
     run = Run(folder, write=write)
     try:
         run.verify(SETTINGS)
@@ -94,7 +118,7 @@ class Run:
         try:
             if write:
                 _clear_up(folder)
-            self._sums = self._load_sums()
+            self._sums = _load_sums(folder)
             self.journal = Journal(folder / JOURNAL, write=write)
         except BaseException:
             self.close()
@@ -214,20 +238,22 @@ class Run:
         """Appends `{time, kind, ...}` to events.jsonl; `time` in seconds since 1970."""
         self._refuse_reader()
         path = self.folder / EVENTS
-        line = json.dumps({"time": time.time(), "kind": kind, **fields}, separators=(",", ":"), default=str)
+        line = sealed({"time": time.time(), "kind": kind, **fields})
         with telling_what_failed(path), path.open("a+b") as file:
             torn = file.tell() > 0 and (file.seek(-1, 2), file.read())[1] != b"\n"
-            file.write(b"\n" * torn + line.encode() + b"\n")
+            file.write(b"\n" * torn + line)
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event in order; lines torn by a crash are left out."""
+        """Every event in order; lines that were torn by a crash, or changed, are left out."""
         path = self.folder / EVENTS
         found = []
-        for text in path.read_bytes().splitlines() if path.exists() else []:
-            try:
-                found.append(json.loads(text))
-            except ValueError:
-                continue
+        for text in path.read_bytes().split(b"\n") if path.exists() else []:
+            with suppress(ValueError):
+                line = (
+                    unsealed(text) if b'"crc"' in text else json.loads(text)
+                )  # early runs had no checksum there
+                if isinstance(line, dict):
+                    found.append({name: value for name, value in line.items() if name != "crc"})
         return found
 
     def _refuse_reader(self) -> None:
@@ -253,29 +279,30 @@ class Run:
                 return
             else:
                 problem = "was truncated or changed after it was written"
-        raise InvalidInput(
-            f"corrupt: {path} {problem}. Restore it from a copy, or delete it and run the stage that makes it"
-        )
+        way_out = GIVEN_AGAIN if name == SETTINGS else "delete it and run the stage that makes it"
+        raise InvalidInput(f"corrupt: {path} {problem}. Restore it from a copy, or {way_out}")
 
     def _current_sums(self) -> dict[str, list[str]]:
-        return self._sums if self._lock else self._load_sums()
-
-    def _load_sums(self) -> dict[str, list[str]]:
-        path = self.folder / CHECKSUMS
-        try:
-            sums: dict[str, list[str]] = json.loads(path.read_bytes()) if path.exists() else {}
-            if path.exists() and sums.pop(CHECKSUMS) != [_sum_of(sums)]:
-                raise ValueError("does not have its own checksum")
-            return {str(name): [str(s) for s in accepted] for name, accepted in sums.items()}
-        except (ValueError, AttributeError, TypeError, KeyError) as error:
-            raise InvalidInput(
-                f"corrupt: {path} is no table of checksums, or was changed; restore it from a copy"
-            ) from error
+        return self._sums if self._lock else _load_sums(self.folder)
 
     def _save_sums(self, sums: dict[str, list[str]]) -> None:
         sealed = {**sums, CHECKSUMS: [_sum_of(sums)]}
         write_whole(self.folder / CHECKSUMS, json.dumps(sealed, indent=1, sort_keys=True).encode())
         self._sums = sums
+
+
+def _load_sums(folder: Path) -> dict[str, list[str]]:
+    path = folder / CHECKSUMS
+    try:
+        sums: dict[str, list[str]] = json.loads(path.read_bytes()) if path.exists() else {}
+        if path.exists() and sums.pop(CHECKSUMS) != [_sum_of(sums)]:
+            raise ValueError("does not have its own checksum")
+        return {str(name): [str(s) for s in accepted] for name, accepted in sums.items()}
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise InvalidInput(
+            f"corrupt: {path} is no table of checksums, or was changed; restore it from a copy. Without it nothing "
+            "tells which files are sound: else begin anew with --overwrite"
+        ) from error
 
 
 def _sum_of(sums: dict[str, list[str]]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -32,6 +35,7 @@ from .recorder import Evaluator, Recorder
 from .searcher import Searcher, make_searcher
 
 UNIFORM_SHARE, RANDOM_SHARE, MOST_UNIFORM = 0.25, 0.2, 9
+KEEP_EVERY_S = 5.0
 CHANCE = 2**31  # added to the seed of the random control: NSGA would begin with the same sub-nets
 
 Limits = Mapping[str, float]
@@ -45,11 +49,13 @@ class SearchResult:
         front: the evaluations that meet all limits and that no other one beats.
         evaluations: every sub-net this search looked at, in order, each once; failed ones too.
         nearest: when no evaluation meets the limits on measured objectives: the best value found for each.
+        ended: what ended it: a bound of the budget, or "exhausted" when every feasible sub-net was seen.
     """
 
     front: ParetoFront
     evaluations: tuple[Evaluation, ...]
     nearest: Mapping[str, float] = field(default_factory=dict)
+    ended: Literal["evaluations", "minutes", "exhausted"] = "evaluations"
 
 
 def search(
@@ -64,6 +70,8 @@ def search(
     run: Run | None = None,
     context: str = "",
     progress: bool = True,
+    timeout_s: float | None = None,
+    keep: Callable[[SearchResult], None] | None = None,
     clock_s: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
     """Searches for the sub-nets that no other one beats.
@@ -87,13 +95,18 @@ def search(
         run: an open run folder whose journal keeps the record; None keeps none.
         context: replaces the evaluator's own `context`.
         progress: whether a bar is shown on stderr.
+        timeout_s: how long one evaluation may take before it is recorded as failed; None: for ever. Holds in the
+            main thread of systems with SIGALRM, and only interrupts Python code.
+        keep: is given the result so far, after the first evaluation, then every few seconds, and on Ctrl-C.
         clock_s: a clock in seconds.
 
     Raises:
         InvalidInput: before anything is evaluated, for a limit that is unknown or that no sub-net meets, an
-            unknown searcher, or a run that is open for reading only.
+            unknown searcher, a timeout that is not positive, or a run that is open for reading only.
         SubnetSearchError: when ten evaluations in a row fail; all are recorded.
     """
+    if timeout_s is not None and not timeout_s > 0:
+        raise InvalidInput(f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}")
     objectives = check_objectives(evaluator.objectives)
     cost_limits, measured_limits = _split_limits(limits or {}, objectives, costs)
     feasible = Feasible(space, costs, cost_limits)
@@ -104,25 +117,57 @@ def search(
     context = context or getattr(evaluator, "context", "")
     call = [searcher, seed, cost_limits, [(o.name, o.goal) for o in objectives], context]
     name = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
-    recorder = Recorder(evaluator, run.journal if run else Journal(), context, name, clock_s)
+    recorder = Recorder(evaluator, run.journal if run else Journal(), context, name, clock_s, timeout_s)
     most_uniform = min(MOST_UNIFORM, _part(budget.evaluations, UNIFORM_SHARE) or MOST_UNIFORM)
-    with _Search(recorder, budget, clock_s, f"search {searcher}", progress) as search:
+    result = partial(_result, objectives, recorder.found, measured_limits)
+    keeper = None if keep is None else _Keeper(keep, result, clock_s)
+    with _Search(recorder, budget, clock_s, f"search {searcher}", progress, keeper) as search:
         search.follow("uniform", Listed(uniform_configs(feasible, most_uniform)), time_share=UNIFORM_SHARE)
         if searcher != "random":
             most, time_share = _part(budget.evaluations, RANDOM_SHARE), UNIFORM_SHARE + RANDOM_SHARE
             search.follow("random", chance, most=most, time_share=time_share)
         search.remember_controls()
         search.follow(searcher, chosen)
-    return _result(objectives, tuple(recorder.found.values()), measured_limits)
+        ended = search.ended()
+    return dataclasses.replace(result(), ended=ended)
+
+
+class _Keeper:
+    """Hands the result so far on: the first one, then at most one every few seconds."""
+
+    def __init__(
+        self,
+        keep: Callable[[SearchResult], None],
+        result: Callable[[], SearchResult],
+        clock_s: Callable[[], float],
+    ) -> None:
+        self._keep, self._result, self._clock_s = keep, result, clock_s
+        self._due_s = clock_s()
+
+    def now(self) -> None:
+        """Hands it on."""
+        self._keep(self._result())
+        self._due_s = self._clock_s() + KEEP_EVERY_S
+
+    def at_times(self) -> None:
+        """Hands it on if that is due."""
+        if self._clock_s() >= self._due_s:
+            self.now()
 
 
 class _Search:
     """One search under way, and its bar."""
 
     def __init__(
-        self, recorder: Recorder, budget: Budget, clock_s: Callable[[], float], what: str, shown: bool
+        self,
+        recorder: Recorder,
+        budget: Budget,
+        clock_s: Callable[[], float],
+        what: str,
+        shown: bool,
+        keeper: _Keeper | None,
     ) -> None:
-        self._recorder, self._budget, self._clock_s = recorder, budget, clock_s
+        self._recorder, self._budget, self._clock_s, self._keeper = recorder, budget, clock_s, keeper
         self._start_s = clock_s()
         self._front = ParetoFront(recorder.objectives, ())
         self._reference: dict[str, float] = {}
@@ -132,8 +177,17 @@ class _Search:
     def __enter__(self) -> _Search:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.close()
+        if self._keeper and self._recorder.found and kind and issubclass(kind, KeyboardInterrupt):
+            self._keeper.now()
+
+    def ended(self) -> Literal["evaluations", "minutes", "exhausted"]:
+        """What ended the search."""
+        most = self._budget.evaluations
+        if most is not None and len(self._recorder.found) >= most:
+            return "evaluations"
+        return "minutes" if self._done(None, 1.0) else "exhausted"
 
     def follow(
         self, name: str, searcher: Searcher, *, most: int | None = None, time_share: float = 1.0
@@ -150,6 +204,8 @@ class _Search:
             evaluation = self._recorder.evaluate(config, name, turn)
             searcher.tell(evaluation)
             turn += 1
+            if self._keeper:
+                self._keeper.at_times()
             self._show(evaluation, len(self._recorder.found) - before)
 
     def remember_controls(self) -> None:
@@ -220,8 +276,9 @@ def _split_limits(
 
 
 def _result(
-    objectives: tuple[Objective, ...], evaluations: tuple[Evaluation, ...], limits: Limits
+    objectives: tuple[Objective, ...], found: Mapping[str, Evaluation], limits: Limits
 ) -> SearchResult:
+    evaluations = tuple(found.values())
     bounds = [(i, o, limits[o.name]) for i, o in enumerate(objectives) if o.name in limits]
     good = [e for e in evaluations if e.ok]
     meeting = [e for e in good if all(o.meets(e.values[i], bound) for i, o, bound in bounds)]

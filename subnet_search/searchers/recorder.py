@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.record import Evaluation, Journal, Objective, check_objectives
 
+from .timelimit import OutOfTime, time_limit
+
 FAILURES_IN_A_ROW = 10
 
 
@@ -36,6 +38,7 @@ class Recorder:
         context: of the evaluator; records under another one do not count.
         search: stands for one call of `search`; its asks can be looked up again by their turn.
         clock_s: a clock in seconds.
+        timeout_s: how long one evaluation may take, see `time_limit`; one that takes longer has failed.
 
     Attributes:
         found: what this search looked at by config key, in order.
@@ -50,12 +53,13 @@ class Recorder:
         context: str,
         search: str,
         clock_s: Callable[[], float] = time.perf_counter,
+        timeout_s: float | None = None,
     ) -> None:
         self.objectives = check_objectives(evaluator.objectives)
         self.found: dict[str, Evaluation] = {}
         self.seconds = self.seconds_here = 0.0
         self._evaluator, self._journal, self._context, self._search = evaluator, journal, context, search
-        self._clock_s = clock_s
+        self._clock_s, self._timeout_s = clock_s, timeout_s
         self._failures = 0
         self._known = {k: line for k, line in journal.known(context).items() if self._answers(line)}
         self._pending = {line["key"]: line["n"] for line in journal.pending() if line["context"] == context}
@@ -98,7 +102,10 @@ class Recorder:
             self._journal.ask(n, config, self._context, searcher, search=self._search, turn=turn)
         start = self._clock_s()
         try:
-            evaluation = self._checked(config, self._evaluator(config))
+            with time_limit(self._timeout_s):
+                evaluation = self._checked(config, self._evaluator(config))
+        except OutOfTime:
+            evaluation = Evaluation(config, (), "failed", f"no answer within {self._timeout_s:g} s")
         except Exception as error:  # whatever a user's model raises: one sub-net less, the search goes on
             evaluation = Evaluation(config, (), "failed", f"{type(error).__name__}: {error}")
         seconds = self._clock_s() - start

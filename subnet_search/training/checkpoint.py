@@ -73,6 +73,10 @@ class Checkpoints:
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with self.run.writing(f"{self.name}.safetensors") as path:
             save_file(plain, path, metadata=metadata)
+        self._tell(facts)
+
+    def _tell(self, facts: Mapping[str, Any]) -> None:
+        """Writes the copy for readers."""
         self.run.write_json(f"{self.name}.json", {**facts, **self.identity})
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Place | None:
@@ -99,7 +103,9 @@ class Checkpoints:
         for name, parameter in model.named_parameters():
             if (buffer := tensors.get(f"momentum.{name}")) is not None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-        return Place(**json.loads(metadata["place"]))
+        place = Place(**json.loads(metadata["place"]))
+        self._tell(vars(place))  # a process that died between the two files has left an older copy
+        return place
 
     @property
     def way_out(self) -> str:
@@ -118,6 +124,19 @@ class Checkpoints:
                 "Go on with those settings or use another run folder"
             )
         return not other
+
+
+def stored_place(run: Run, name: str) -> tuple[dict[str, Any], Place] | None:
+    """Identity and place of the checkpoint `name`, without its tensors; None when there is none.
+
+    Raises:
+        InvalidInput: the file is damaged.
+    """
+    if not run.has(f"{name}.safetensors"):
+        return None
+    with safe_open(run.verify(f"{name}.safetensors"), framework="pt") as file:
+        metadata = file.metadata()
+    return json.loads(metadata["identity"]), Place(**json.loads(metadata["place"]))
 
 
 CURE = "Try a smaller lr or a longer warm-up in a new run"

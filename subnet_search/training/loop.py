@@ -21,9 +21,10 @@ from torch import nn
 from tqdm import tqdm
 
 from search_spaces import InvalidInput, SubnetSearchError
-from subnet_search.batches import check_batch, input_size, on_device, resolve_device
+from subnet_search.batches import check_batch, first_images, input_size, on_device, resolve_device
 from subnet_search.data import Batch, Splits
 from subnet_search.elastic.supernet import Supernet
+from subnet_search.memory import channels_last, in_order, runs_channels_last
 from subnet_search.progress import progress
 from subnet_search.record import Run
 from subnet_search.seeding import derive_seed, kept_generators, seed_everything, start_epoch
@@ -108,7 +109,8 @@ class Fitting:
         """Trains from the last checkpoint, if any, to the end; the model comes back on its device."""
         self.device = resolve_device(self.settings.device)
         self.num_batches = _length(self.batches)
-        with on_device(self.device, self.model):
+        self.last = self._fits_channels_last()
+        with on_device(self.device, self.model), channels_last(self.model, self.last):
             self.optimizer = make_optimizer(self.model, self.settings)
             place = self.checkpoints.load(self.model, self.optimizer) if self.checkpoints else None
             with kept_generators(), held_interrupts() as interrupts, self._progress(place) as bar:
@@ -116,6 +118,12 @@ class Fitting:
                 while place.epoch < self.settings.epochs:
                     self._epoch(place, interrupts, bar)
         return place
+
+    def _fits_channels_last(self) -> bool:
+        if self.device.type != "cpu":
+            return False
+        [(images, _)] = first_images(self.batches, 2, self.settings.seed, self.size)
+        return runs_channels_last(self.model, images)
 
     def _progress(self, place: Place | None) -> tqdm[Any]:
         total_steps = self.settings.epochs * self.num_batches
@@ -149,6 +157,7 @@ class Fitting:
         settings = self.settings
         check_batch(batch, self.size)
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+        images = in_order(images, self.last)
         warmup_steps = round(settings.warmup_epochs * self.num_batches)
         lr = settings.lr * lr_factor(place.step, settings.epochs * self.num_batches, warmup_steps)
         for group in self.optimizer.param_groups:

@@ -63,5 +63,5 @@ class SandwichStep:
         """Probabilities `[B, num_classes]` of the fixed teacher, else of the largest net."""
         with torch.no_grad():
             if self.teacher is not None:
-                logits = self.teacher(images)
+                logits = self.teacher(images.contiguous())  # it may not run channels last
             return at_least_float(logits.detach()).softmax(dim=1)

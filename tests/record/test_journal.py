@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.record import Journal
+from tests.record.forked import in_a_child
 
 A, B, C = (SubnetConfig({"stem": width}) for width in (8, 16, 24))
 
@@ -103,6 +106,28 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="reading only"):
         Journal(tmp_path / "j.jsonl", write=False).ask(0, A, "", "random")
     assert not (tmp_path / "j.jsonl").exists()
+
+
+def test_a_disk_that_fills_up_within_a_line_leaves_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    before = filled(path).lines()
+    size = path.stat().st_size
+
+    def fill() -> None:
+        journal = Journal(path)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for room in (1, 40):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, resource.RLIM_INFINITY))
+            with pytest.raises(
+                SubnetSearchError, match=r"cannot write .*j\.jsonl: File too large.*make room"
+            ):
+                journal.failed(2, "x" * 100)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        journal.failed(2, "x")
+
+    assert in_a_child(fill) == 0
+    assert Journal(path).lines()[:-1] == before
+    assert Journal(path).lines()[-1]["reason"] == "x"
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

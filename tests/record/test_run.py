@@ -15,24 +15,14 @@ from safetensors import SafetensorError
 
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.record import Run, create_run, open_run
+from subnet_search.record.run import restore_settings
+from tests.record.forked import in_a_child
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     create_run(tmp_path / "run", "seed = 1\n").close()
     return tmp_path / "run"
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Runs `work` in a forked process, which cannot clean up when it exits inside; returns the exit status."""
-    if (pid := os.fork()) == 0:
-        try:
-            work()
-        except BaseException as error:
-            os.write(2, f"{error!r}\n".encode())
-            os._exit(99)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def dying_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
@@ -293,6 +283,42 @@ def test_events_survive_a_torn_line(folder: Path) -> None:
         run.event("stage", name="search")
         assert [event["name"] for event in run.events()] == ["train", "search"]
         assert run.events()[0]["time"] > 1.7e9
+
+
+def test_a_changed_event_is_left_out_and_one_of_an_early_run_is_not(folder: Path) -> None:
+    events = folder / "events.jsonl"
+    events.write_text('{"time":1.0,"kind":"begin","stage":"rank"}\n')
+    with open_run(folder) as run:
+        run.event("begin", stage="train")
+        run.event("end", stage="train", seconds=17)
+        events.write_bytes(events.read_bytes().replace(b'"seconds":17', b'"seconds":18'))
+        assert [(event["kind"], event["stage"]) for event in run.events()] == [
+            ("begin", "rank"),
+            ("begin", "train"),
+        ]
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"seed = 2\n"])
+def test_settings_that_were_damaged_are_restored_from_the_same_text_and_from_no_other(
+    folder: Path, damage: bytes | None
+) -> None:
+    settings = folder / "settings.toml"
+    settings.unlink()
+    if damage is not None:
+        settings.write_bytes(damage)
+    restore_settings(folder, "seed = 3\n")
+    with pytest.raises(InvalidInput, match=r"settings\.toml.* give the recipe that it was begun with again"):
+        open_run(folder)
+    restore_settings(folder, "seed = 1\n")
+    with open_run(folder) as run:
+        assert run.read("settings.toml") == b"seed = 1\n"
+
+
+def test_a_holder_of_the_lock_that_cannot_be_read_is_another_process(folder: Path) -> None:
+    with open_run(folder):
+        (folder / ".lock-holder").write_bytes(b"\xff\xfe")
+        with pytest.raises(InvalidInput, match="in use by another process"):
+            open_run(folder)
 
 
 def test_closing_twice_is_harmless_and_reading_goes_on(folder: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.view import RunView, read_run
-from tests.reports.synthetic import write_run
+from reports.reading import read_run
+from reports.view import RunView
+from tests.reports.synthetic import MEASURED, OBJECTIVES, write_run
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def view(finished: Path) -> RunView:
     return read_run(finished)
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that searched by latency and a metric of the user's own beside top-1."""
+    folder = tmp_path_factory.mktemp("runs") / "measured"
+    return write_run(folder, evaluations=25, chosen=2, objectives=[OBJECTIVES[0], *MEASURED])

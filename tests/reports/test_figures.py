@@ -7,9 +7,11 @@ import matplotlib as mpl
 import pytest
 
 from reports import plot_front
-from reports.figures import VARIABLES, draw_hypervolume, draw_pareto, draw_widths, inline_svg, render
-from reports.series import LayerBar, hypervolume_view, pareto_view, width_map
+from reports.canvas import VARIABLES, inline_svg, render
+from reports.figures import draw_hypervolume, draw_pareto, draw_widths
+from reports.series import hypervolume_view, pareto_view
 from reports.view import RunView
+from reports.widths import LayerBar, width_map
 from search_spaces import InvalidInput, SubnetSearchError
 from tests.reports.synthetic import write_run
 

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from scipy.stats import kendalltau
 
 from reports import read_run, write_report
 from reports.account import notes, summary
+from reports.chosen import columns, rebuild_command, reranking, subnet
 from reports.page import build_page
-from reports.sections import rebuild_command
+from reports.series import pareto_view
+from reports.units import text
 from search_spaces import SubnetSearchError
 from subnet_search.record.run import create_run, open_run
 from tests.reports.synthetic import SETTINGS, write_run
@@ -35,6 +40,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
+        self.words += " " * (tag == "br")
         self.attributes.update(name for name, _ in attrs)
         self.links += [value or "" for name, value in attrs if name in ("href", "src")]
         self.ids += [value or "" for name, value in attrs if name == "id"]
@@ -68,7 +74,7 @@ def test_every_link_leads_somewhere(report: Path, page: Page) -> None:
     files = {link for link in page.links if link[0] != "#" and link != "data:,"}
     assert all((report.parent / unquote(link)).is_file() for link in files)
     assert sum(link.endswith("net.pt2") for link in files) == 3
-    assert sum(link.endswith(".png") for link in files) == 5
+    assert sum(link.endswith(".png") for link in files) == 7
 
 
 def test_every_id_of_the_page_is_its_own(page: Page) -> None:
@@ -78,7 +84,7 @@ def test_every_id_of_the_page_is_its_own(page: Page) -> None:
 def test_every_figure_has_a_description(report: Path) -> None:
     content = report.read_text("utf-8")
     described = re.findall(r'role="img" aria-label="([^"]{40,})"', content)
-    assert len(described) == content.count("<svg") == 5
+    assert len(described) == content.count("<svg") == 7
 
 
 def test_the_page_says_what_the_record_says(finished: Path, page: Page) -> None:
@@ -110,6 +116,76 @@ def test_the_best_uniform_net_needs_no_more_macs(finished: Path, page: Page) -> 
     for chosen in run.chosen:
         fitting = [v["top1_percent"] for v in uniform if v["macs"] <= chosen.costs["macs"]]
         assert not fitting or f"{max(fitting):.2f} %" in page.words
+
+
+@pytest.fixture(scope="session")
+def measured_page(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    folder = shutil.copytree(measured, tmp_path_factory.mktemp("runs") / "measured")
+    with open_run(folder) as run:
+        classes = [f"class {n}" for n in range(1000)]
+        run.write_json("splits.json", run.read_json("splits.json") | {"classes": classes})
+        run.write_json("front.json", run.read_json("front.json") | {"state": "cut short"})
+        stages = [{"stage": "train", "amount": 12, "asked": 30, "unit": "epochs"}, {"stage": "test"}]
+        run.write_json("plan.json", {"minutes": 3, "stages": stages})
+    return Page(write_report(folder).read_text("utf-8"))
+
+
+def test_latency_and_metrics_have_figures_prices_and_columns(measured: Path, measured_page: Page) -> None:
+    run, words = read_run(measured), measured_page.words
+    assert "Recall against latency" in words
+    assert "one more ms buys" in words
+    assert "Latency along the front is known to ±0.040 ms (median)" in words
+    assert "Best uniform width of no more latency" in words
+    heads = [column.heading for column in columns(run)]
+    assert heads == [
+        *[("Top-1", when) for when in ("before", "fine-tuned", "on test")],
+        ("Latency", ""),
+        *[("Recall", when) for when in ("before", "fine-tuned", "on test")],
+    ]
+    for chosen in run.chosen:
+        assert f"{chosen.after['latency_ms']:.3f} ms" in words
+
+
+def test_a_latency_that_only_the_search_measured_has_its_spread(measured: Path) -> None:
+    run = read_run(measured)
+    values = {when: {"top1_percent": 90.0} for when in ("before", "after", "test")}
+    [one] = chosen = (replace(run.chosen[0], **values),)
+    latency, spread = subnet(replace(run, chosen=chosen, coverage={}), one, ".", {})["measured"][3]
+    assert latency == text("latency_ms", one.searched["latency_ms"])
+    assert spread.replace("\u00a0", " ") == "± 0.040 ms"
+
+
+def test_classes_a_time_plan_and_a_search_cut_short_are_told(measured_page: Page) -> None:
+    words = measured_page.words
+    assert "class 0, class 1, class 2" in words
+    assert "class 11, … (1,000 in all)" in words
+    assert "class 12" not in words
+    assert "less was done than the recipe asks for: train 12 of 30 epochs." in words
+    assert "last budget3 minutes" in words
+    assert "The search was cut short" in words
+
+
+def test_the_price_table_says_what_the_front_says(finished: Path, page: Page) -> None:
+    steps = pareto_view(read_run(finished)).steps
+    for step in steps:
+        assert f"+{text('macs', step.extra_cost)}".replace("\u00a0", " ") in page.words
+        assert f"+{step.gain:.2f} points" in page.words
+    assert "its knee (ringed)" in page.words
+    assert f"{100 / 359:.2f} points, so steps of a few images can be chance" in page.words
+
+
+def test_the_order_after_tuning_is_told(page: Page) -> None:
+    assert "3 chosen sub-nets, too few to tell (4 are needed)" in page.words
+    assert "no chosen sub-net is beaten" in page.words
+
+
+def test_a_correlation_is_told_with_its_number_and_chance(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", evaluations=40, chosen=5))
+    told = reranking(run, {})["sentence"].replace("\u00a0", " ")
+    before, after = zip(
+        *((c.before["top1_percent"], c.after["top1_percent"]) for c in run.chosen), strict=True
+    )
+    assert f"Kendall's tau {kendalltau(before, after).statistic:.2f} (n = 5, p = 0.017)" in told
 
 
 def test_hostile_names_stay_text(page: Page, tmp_path: Path) -> None:
@@ -177,6 +253,7 @@ def test_a_report_goes_into_the_run_folder_and_can_be_written_again(tmp_path: Pa
     assert first == folder / "report.html"
     assert {file.name for file in (folder / "figures").iterdir()} == {
         "pareto.png",
+        "pareto-2.png",
         "hypervolume.png",
         "widths-A.png",
     }

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reports.series import forward_order, hypervolume_view, pareto_view, width_map
+from reports.reading import read_run
+from reports.series import hypervolume_view, pareto_view, planes, rerank_view
 from reports.view import RunView, Seen
+from reports.widths import forward_order, width_map
 from search_spaces import InvalidInput, SubnetConfig
 from subnet_search.record.objective import Objective
 from tests.reports.synthetic import resnet20
@@ -155,3 +159,80 @@ def test_numbers_in_paths_are_compared_as_numbers() -> None:
 
 def test_chains_that_contradict_each_other_lose_no_layer() -> None:
     assert sorted(forward_order([["a", "b"], ["b", "a"], ["c"]])) == ["a", "b", "c"]
+
+
+def goals(**names: str) -> tuple[Objective, ...]:
+    return tuple(Objective(name, "max" if goal == "max" else "min") for name, goal in names.items())
+
+
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [
+        (goals(top1_percent="max", macs="min"), [("macs", "top1_percent")]),
+        (goals(latency_ms="min", top1_percent="max"), [("latency_ms", "top1_percent")]),
+        (
+            goals(top1_percent="max", params="min", macs="min", latency_ms="min"),
+            [("macs", "top1_percent"), ("params", "top1_percent"), ("latency_ms", "top1_percent")],
+        ),
+        (
+            goals(top1_percent="max", latency_ms="min", recall="max"),
+            [("latency_ms", "top1_percent"), ("latency_ms", "recall")],
+        ),
+        (goals(error="min", macs="min"), [("macs", "error")]),
+        (goals(error="min", cost="min"), [("cost", "error")]),
+        (goals(top1_percent="max"), [("macs", "top1_percent")]),
+        ((), [("macs", "top1_percent")]),
+    ],
+)
+def test_every_objective_has_its_figure(
+    objectives: tuple[Objective, ...], expected: list[tuple[str, str]]
+) -> None:
+    assert planes(run_of([], [], objectives=objectives)) == expected
+
+
+def test_steps_lead_along_the_line_and_the_knee_is_on_it(view: RunView) -> None:
+    shown = pareto_view(view)
+    assert shown.knee is not None
+    assert shown.knee.member.config.key in {point.key for point in shown.front[1:-1]}
+    ends = [(first.key, second.key) for first, second in itertools.pairwise(shown.front)]
+    assert [(s.cheaper.config.key, s.dearer.config.key) for s in shown.steps] == ends
+
+
+def test_a_spread_is_shown_where_one_was_measured(measured: Path, view: RunView) -> None:
+    run = read_run(measured)
+    assert pareto_view(run, "latency_ms").spread == {s.key: (0.04, 0.0) for s in run.seen}
+    assert pareto_view(run).spread == pareto_view(view).spread == {}
+
+
+def test_a_chosen_subnet_stands_at_its_latency_before_and_after(measured: Path) -> None:
+    run = read_run(measured)
+    for tuned, chosen in zip(pareto_view(run, "latency_ms").chosen, run.chosen, strict=True):
+        latency_ms = chosen.searched["latency_ms"]
+        assert tuned.before == (latency_ms, chosen.before["top1_percent"], chosen.key)
+        assert tuned.after == (latency_ms, chosen.after["top1_percent"], chosen.key)
+
+
+def test_what_tuning_changes_has_no_value_after_it_unless_measured_again(view: RunView) -> None:
+    chosen = tuple(replace(c, after={}) for c in view.chosen)
+    shown = pareto_view(replace(view, chosen=chosen))
+    assert [tuned.after for tuned in shown.chosen] == [None] * 3
+
+
+def test_the_order_after_tuning_has_labels_places_and_who_is_beaten(view: RunView) -> None:
+    accuracies = {"A": 90.0, "B": 89.0, "C": 91.0}
+    chosen = tuple(replace(c, after={"top1_percent": accuracies[c.label]}) for c in view.chosen)
+    shown = rerank_view(replace(view, chosen=chosen))
+    assert [(one.label, one.place, one.after) for one in shown.placed] == [
+        ("C", 1, 91.0),
+        ("A", 2, 90.0),
+        ("B", 3, 89.0),
+    ]
+    costs = {c.label: (c.costs["macs"], c.costs["params"]) for c in chosen}
+    beaten = [other for other in "AC" if all(a <= b for a, b in zip(costs[other], costs["B"], strict=True))]
+    assert [one.beaten_by for one in shown.placed] == [(), (), tuple(beaten)]
+    assert shown.agreement.count == 3
+
+
+def test_one_tuned_subnet_has_no_order(view: RunView) -> None:
+    with pytest.raises(InvalidInput, match="two tuned sub-nets or more, run 'finished' has 1"):
+        rerank_view(replace(view, chosen=view.chosen[:1]))

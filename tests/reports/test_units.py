@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from reports.units import Axis, axis, count, magnitude, text, words
+from reports.units import Axis, axis, count, magnitude, points, price_unit, short, text, words
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,8 @@ from reports.units import Axis, axis, count, magnitude, text, words
         ("params", 269_722, "270 k"),
         ("weight_bytes", 1_078_888, "1.08 MB"),
         ("top1_percent", 91.8275, "91.83 %"),
-        ("latency_ms", 4.7123, "4.712 ms"),
+        ("latency_ms", 4.7123, "4.71 ms"),
+        ("latency_ms", 0.48, "0.480 ms"),
         ("oddness", 0.5, "0.5"),
         ("top1_percent", None, "–"),
     ],
@@ -52,3 +53,28 @@ def test_counts_have_the_right_number() -> None:
 )
 def test_spaces_of_any_size_have_a_readable_size(number: int, shown: str) -> None:
     assert magnitude(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "typical", "expected"),
+    [
+        ("macs", 120_000, Axis("M MACs", 1e6)),
+        ("macs", 350e6, Axis("G MACs", 1e9)),
+        ("params", 13_000, Axis("k parameters", 1e3)),
+        ("weight_bytes", 1e5, Axis("MB", 1e6)),
+        ("latency_ms", 0.02, Axis("ms", 1.0)),
+        ("oddness", 7.0, Axis("oddness", 1.0)),
+    ],
+)
+def test_a_price_is_for_a_unit_that_is_worth_something(name: str, typical: float, expected: Axis) -> None:
+    assert price_unit(name, typical) == expected
+
+
+def test_differences_of_percentages_are_points() -> None:
+    assert points("top1_percent", 0.279).replace("\u00a0", " ") == "0.28 points"
+    assert points("oddness", 0.279) == "0.279"
+
+
+@pytest.mark.parametrize(("value", "shown"), [(12345.6, "12,346"), (123.4, "123"), (0.0123, "0.0123")])
+def test_short_numbers_have_three_digits(value: float, shown: str) -> None:
+    assert short(value) == shown

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,28 @@ def test_answers_that_cannot_be_compared_are_failures(
     assert reason in first.reason
 
 
+def test_an_evaluation_that_hangs_has_failed_and_the_search_goes_on(tmp_path: Path) -> None:
+    class Hanging(Toy):
+        def __call__(self, config: SubnetConfig) -> Evaluation:
+            answer = super().__call__(config)
+            while len(self.asked) in (2, 7):
+                with suppress(Exception):  # nothing that hangs may keep its end from coming
+                    time.sleep(60)
+            return answer
+
+    with create_run(tmp_path / "run", "") as run:
+        result = go(Hanging(), run=run, timeout_s=0.03)
+        failed = [line for line in run.journal.lines() if line["kind"] == "failed"]
+        again = Toy()
+        assert go(again, run=run) == result
+    assert [n for n, e in enumerate(result.evaluations, start=1) if not e.ok] == [2, 7]
+    assert {line["reason"] for line in failed} == {"no answer within 0.03 s"}
+    assert len(result.evaluations) == 20
+    assert again.asked == []
+    with pytest.raises(InvalidInput, match="timeout_s must be a positive number of seconds or None, got 0"):
+        go(Toy(), timeout_s=0)
+
+
 def test_everything_evaluated_meets_a_limit_on_a_cost() -> None:
     toy = Toy()
     result = go(toy, limits={"macs": 60})
@@ -299,3 +322,32 @@ def test_the_bar_compares_the_front_with_the_controls(capfd: pytest.CaptureFixtu
     assert "search random" in last
     assert "20/20" in last
     assert "x controls" in last
+
+
+def test_the_result_so_far_is_kept_at_once_then_every_few_seconds_and_on_ctrl_c() -> None:
+    def impatient(n: int, config: SubnetConfig) -> bool:
+        if n == 13:
+            raise KeyboardInterrupt
+        return False
+
+    toy, kept = Toy(fails=impatient), list[SearchResult]()
+    with pytest.raises(KeyboardInterrupt):
+        go(toy, clock_s=lambda: toy.now, keep=kept.append)
+    assert [len(result.evaluations) for result in kept] == [1, 6, 11, 12]
+    for result in kept:
+        assert result.front == ParetoFront.of(Toy.objectives, result.evaluations)
+
+
+@pytest.mark.parametrize(
+    ("budget", "ended"),
+    [
+        (Budget(evaluations=20), "evaluations"),
+        (Budget(evaluations=20, minutes=0.1), "minutes"),
+        (Budget(evaluations=10**6), "exhausted"),
+    ],
+)
+def test_a_result_says_what_ended_the_search(budget: Budget, ended: str) -> None:
+    toy = Toy()
+    limits = {"macs": 16} if ended == "exhausted" else {}
+    result = go(toy, budget=budget, limits=limits, searcher="random", clock_s=lambda: toy.now)
+    assert result.ended == ended

@@ -1,0 +1,355 @@
+"""The whole road on one data set, seed by seed, beside uniform, random and individually trained nets.
+
+Each seed is one run folder, so a broken-off call goes on. What is compared was chosen on search-validation; test is
+read by the road's own test stage, and once for each individually trained net.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+from torch import nn
+
+from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, config_to_json
+from subnet_search import extract, finetune
+from subnet_search.elastic import Supernet
+from subnet_search.measure import describe_device, top1_percent
+from subnet_search.models import load_model
+from subnet_search.pipeline import advance, begin
+from subnet_search.recipe import Recipe
+from subnet_search.record import Evaluation, Objective, ParetoFront, Run
+from subnet_search.searchers import Budget, search
+from subnet_search.seeding import seed_everything
+from subnet_search.settings import FinetuneSettings
+from subnet_search.workbench import Workbench, save_weights
+
+RESULTS = Path(__file__).parents[2] / "reports" / "results"
+CHOSEN, UNIFORM, RANDOM, ALONE = "chosen by the search", "uniform width", "best random", "trained alone"
+PLANE = (Objective("top1_percent", "max"), Objective("macs", "min"))
+COUNTS = (50, 100, 150, 200)  # evaluations at which hypervolumes are compared
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one file in reports/results/ is made of.
+
+    Attributes:
+        name: of the files, and of the module below benchmarks.evidence.
+        head: the page's first lines.
+        recipe_of: the recipe of a seed.
+        seeds: that nothing was decided on.
+        shares: of the full net's MACs; the chosen sub-nets nearest to them are compared with other nets.
+        alone_epochs: how long a net of the same config is trained by itself; 0: none is.
+    """
+
+    name: str
+    head: str
+    recipe_of: Callable[[int], Recipe]
+    seeds: Sequence[int]
+    shares: Sequence[float]
+    alone_epochs: int
+
+    @property
+    def command(self) -> str:
+        return f"python -m benchmarks.evidence.{self.name}"
+
+
+def data_folder() -> Path:
+    """Where the real data sets are: $SUBNET_SEARCH_DATA, else shared/data beside the checkout."""
+    folder = Path(os.environ.get("SUBNET_SEARCH_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    if not folder.is_dir():
+        raise InvalidInput(f"the real data are not in {folder}; name their folder in $SUBNET_SEARCH_DATA")
+    return folder.resolve()
+
+
+def main(evidence: Evidence) -> None:
+    parser = argparse.ArgumentParser(prog=evidence.command)
+    seeds = ", ".join(map(str, evidence.seeds))
+    parser.add_argument("seeds", nargs="*", type=int, help=f"default: all of {seeds}")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="the folder of the run folders")
+    arguments = parser.parse_args()
+    for seed in arguments.seeds or evidence.seeds:
+        found = one_seed(evidence, seed, arguments.out)
+        write(evidence, seed, found)
+    print((RESULTS / f"{evidence.name}.md").read_text("utf-8"))
+
+
+def write(evidence: Evidence, seed: int, found: dict[str, Any]) -> None:
+    """Adds one seed to the published numbers, and makes page and figure anew."""
+    path = RESULTS / f"{evidence.name}.json"
+    stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"seeds": {}}
+    stored["seeds"][str(seed)] = found
+    stored["seeds"] = dict(sorted(stored["seeds"].items(), key=lambda item: int(item[0])))
+    stored |= {"command": evidence.command, "date": date.today().isoformat(), "machine": describe_device()}
+    path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
+    path.with_suffix(".md").write_text(as_page(evidence, stored), "utf-8")
+    draw(stored["seeds"], path.with_suffix(".png"))
+
+
+def one_seed(evidence: Evidence, seed: int, out: Path) -> dict[str, Any]:
+    recipe = evidence.recipe_of(seed)
+    with begin(recipe, out) as run:
+        advance(run, "finetune", say=print)
+        bench = Workbench(run, recipe, print)
+        chance = random_search(bench)
+        pairs = compared(bench, evidence.shares, chance)
+        for config in {config for nets in pairs for config in nets.values()}:
+            run.write_json(f"subnets/{config.key}/config.json", config_to_json(config))
+        advance(run, "export", say=print)
+        return collect(evidence, bench, pairs, chance)
+
+
+def random_search(bench: Workbench) -> list[Evaluation]:
+    """As many random sub-nets as the search looked at, kept in the run folder."""
+    if not bench.run.has("random.json"):
+        count = bench.recipe.search.evaluations
+        budget, seed = Budget(evaluations=count), bench.recipe.search.seed + 1000
+        found = search(bench.space, bench.evaluator, "random", budget=budget, seed=seed, costs=bench.costs)
+        rows = [{"config": dict(e.config), "values": e.values} for e in found.evaluations]
+        bench.run.write_json("random.json", {"evaluations": rows})
+    rows = bench.run.read_json("random.json")["evaluations"]
+    return [Evaluation(SubnetConfig(row["config"]), tuple(row["values"])) for row in rows]
+
+
+def compared(
+    bench: Workbench, shares: Sequence[float], chance: list[Evaluation]
+) -> list[dict[str, SubnetConfig]]:
+    """For each share the chosen sub-net nearest to it, the uniform one of its MACs, and the best random one."""
+    top1 = [o.name for o in bench.evaluator.objectives].index("top1_percent")
+    members = [SubnetConfig(m["config"]) for m in bench.run.read_json("front.json")["members"]]
+    chosen = [config for config in bench.chosen() if config in members]
+    found = []
+    for share in shares:
+        nearest = min(chosen, key=lambda config: abs(np.log(costs_of(bench, config)["macs_share"] / share)))
+        macs = costs_of(bench, nearest)["macs"]
+        affordable = [e for e in chance if costs_of(bench, e.config)["macs"] <= macs]
+        best = max(affordable, key=lambda e: e.values[top1])
+        uniform = uniform_like(nearest, bench.space, bench.costs)
+        found.append({CHOSEN: nearest, UNIFORM: uniform, RANDOM: best.config})
+    return found
+
+
+def uniform_like(config: SubnetConfig, space: SearchSpace, costs: CostTable) -> SubnetConfig:
+    """The config of uniform width whose MACs are nearest to those of `config`, by ratio."""
+    candidates = list(dict.fromkeys(space.uniform(percent / 100) for percent in range(1, 101)))
+    macs = costs.macs(space.encode([config, *candidates]))
+    return candidates[int(np.abs(np.log(macs[1:] / macs[0])).argmin())]
+
+
+def costs_of(bench: Workbench, config: SubnetConfig) -> dict[str, Any]:
+    found = bench.costs.evaluate(bench.space.encode([config, bench.space.largest()]), ("macs", "params"))
+    (macs, all_macs), (params, _) = found["macs"].tolist(), found["params"].tolist()
+    return {"macs": macs, "params": params, "macs_share": macs / all_macs}
+
+
+def train_alone(bench: Workbench, config: SubnetConfig, epochs: int) -> float:
+    """Test accuracy of a net of that config, trained from random weights by itself."""
+    run, place = bench.run, f"alone/{config.key}"
+    if not run.has(f"{place}.json"):
+        net = fresh(bench.supernet, config, bench.recipe.seed)
+        common = {"momentum", "weight_decay", "warmup_epochs", "precision", "device", "seed"}
+        settings = FinetuneSettings(
+            epochs=epochs, lr=bench.recipe.train.lr, **bench.recipe.train.model_dump(include=common)
+        )
+        tuned = finetune(net, bench.splits, settings, run=run, checkpoint=f"{place}-checkpoint")
+        save_weights(run, f"{place}.safetensors", tuned.net)
+        run.write_json(
+            f"{place}.json", {"epochs": epochs, "test": top1_percent(tuned.net, bench.splits.test)}
+        )
+    return float(run.read_json(f"{place}.json")["test"])
+
+
+def fresh(supernet: Supernet, config: SubnetConfig, seed: int) -> nn.Module:
+    """The plain net of a config with random weights."""
+    net = extract(supernet, config, supernet.example)
+    seed_everything(seed, "alone", 0)
+    for module in net.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    net.calibrated = True  # type: ignore[assignment]  # statistics are learnt from the start
+    return net
+
+
+def collect(
+    evidence: Evidence, bench: Workbench, pairs: list[dict[str, SubnetConfig]], chance: list[Evaluation]
+) -> dict[str, Any]:
+    """Everything the page shows of one seed, as plain data."""
+    run, largest = bench.run, bench.space.largest()
+    controls = {config.key for nets in pairs for name, config in nets.items() if name != CHOSEN}
+    nets = [measured(run, bench, config) for config in bench.chosen() if config.key not in controls]
+    compared_nets = []
+    for pair in pairs:
+        row = {name: measured(run, bench, config) for name, config in pair.items()}
+        if evidence.alone_epochs:
+            alone = train_alone(bench, pair[CHOSEN], evidence.alone_epochs)
+            row[ALONE] = {**costs_of(bench, pair[CHOSEN]), "test": alone}
+        compared_nets.append(row)
+    everything = [measured(run, bench, config) for config in bench.chosen()]
+    tau = kendalltau([n["before"] for n in everything], [n["after"] for n in everything])
+    return {
+        "images": run.read_json("splits.json")["images"],
+        "as_it_came_test": as_it_came(bench),
+        "full_test": run.read_json("metrics.json")["test"]["top1_percent"],
+        "supernet_test": top1_percent(bench.supernet, bench.splits.test),
+        "full": costs_of(bench, largest),
+        "chosen": sorted(nets, key=lambda net: net["macs"]),
+        "compared": compared_nets,
+        "inherited_and_tuned": {"tau": float(tau.statistic), "p": float(tau.pvalue), "nets": len(everything)},
+        "front": [
+            [m["values"]["macs"], m["values"]["top1_percent"]] for m in run.read_json("front.json")["members"]
+        ],
+        "hypervolume": hypervolumes(bench, chance),
+        "seconds": stage_seconds(run),
+    }
+
+
+def as_it_came(bench: Workbench) -> float | None:
+    """Test accuracy of the network with the recipe's weights, before any training here."""
+    model = bench.recipe.model
+    if model.weights is None:
+        return None
+    return top1_percent(load_model(model.name, model.weights, model.options), bench.splits.test)
+
+
+def measured(run: Run, bench: Workbench, config: SubnetConfig) -> dict[str, Any]:
+    metrics = run.read_json(f"subnets/{config.key}/metrics.json")
+    steps = {step: metrics[step]["top1_percent"] for step in ("before", "after", "test")}
+    return {"key": config.key, **costs_of(bench, config), **steps}
+
+
+def hypervolumes(bench: Workbench, chance: list[Evaluation]) -> dict[str, list[float]]:
+    """Share of the plane of top-1 and MACs, in percent, that the first evaluations of each search dominate."""
+    lines = [line for line in bench.run.journal.lines() if line["kind"] == "result"]
+    mine = [Evaluation(SubnetConfig(line["config"]), (line["values"]["top1_percent"],)) for line in lines]
+    top1 = [o.name for o in bench.evaluator.objectives].index("top1_percent")
+    random = [Evaluation(e.config, (e.values[top1],)) for e in chance]
+    full = costs_of(bench, bench.space.largest())["macs"]
+    reference = {"top1_percent": 0.0, "macs": full}
+
+    def grown(seen: list[Evaluation]) -> list[float]:
+        macs = bench.costs.macs(bench.space.encode([e.config for e in seen])).tolist()
+        points = [Evaluation(e.config, (e.values[0], m)) for e, m in zip(seen, macs, strict=True)]
+        return [ParetoFront.of(PLANE, points[:count]).hypervolume(reference) / full for count in COUNTS]
+
+    return {"search": grown(mine), "random": grown(random)}
+
+
+def stage_seconds(run: Run) -> dict[str, float]:
+    """Seconds of each stage, broken-off attempts left out."""
+    return {event["stage"]: event["seconds"] for event in run.events() if event["kind"] == "end"}
+
+
+def as_page(evidence: Evidence, stored: dict[str, Any]) -> str:
+    seeds, machine = stored["seeds"], stored["machine"]
+    missing = [seed for seed in evidence.seeds if str(seed) not in seeds]
+    parts = [evidence.head.format(command=evidence.command)]
+    if missing:
+        parts.append(f"**Not finished**: seeds {', '.join(map(str, missing))} are still to come.\n")
+    parts += [_whole(seeds), _compared(evidence, seeds), _chosen(seeds), _hypervolume(seeds)]
+    parts.append(f"![Test accuracy against multiply-adds]({evidence.name}.png)\n")
+    parts.append(
+        f"{machine['cpu']}, one thread, {machine['os']}, Python {machine['python']}, torch {machine['torch']}, "
+        f"{stored['date']}.\n"
+    )
+    return "\n".join(parts)
+
+
+def _whole(seeds: dict[str, Any]) -> str:
+    full, supernet = ([seed[name] for seed in seeds.values()] for name in ("full_test", "supernet_test"))
+    return f"The full net: {_spread(full)} % on test; the supernet's largest after training: {_spread(supernet)} %.\n"
+
+
+def _compared(evidence: Evidence, seeds: dict[str, Any]) -> str:
+    alone = (
+        f" A net trained alone has the chosen config, random weights, and {evidence.alone_epochs} epochs, as many as "
+        "the sub-net's weights have seen."
+    )
+    rows = [
+        "## Chosen sub-nets beside other nets of their MACs\n",
+        "Uniform width and the best of as many random sub-nets as the search looked at, with no more MACs, come from "
+        f"the same supernet and were fine-tuned alike.{alone if evidence.alone_epochs else ''}\n",
+        "| about | net | share of MACs | search-val before tuning | after | test, mean (lowest to highest) | by seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for i, share in enumerate(evidence.shares):
+        for name in next(iter(seeds.values()))["compared"][i]:
+            nets = [seed["compared"][i][name] for seed in seeds.values()]
+            steps = [
+                f"{np.mean([net[step] for net in nets]):.2f}" if step in nets[0] else ""
+                for step in ("before", "after")
+            ]
+            tests = [net["test"] for net in nets]
+            part = f"{100 * np.mean([net['macs_share'] for net in nets]):.1f} %"
+            each = ", ".join(f"{test:.2f}" for test in tests)
+            cells = [f"{100 * share:.0f} %", name, part, *steps, _spread(tests), each]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, ""])
+
+
+def _chosen(seeds: dict[str, Any]) -> str:
+    rows = [
+        "## All chosen sub-nets\n",
+        "| seed | share of MACs | parameters | search-val before tuning | after | test | full net's test |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, seed in seeds.items():
+        for net in seed["chosen"]:
+            steps = " | ".join(f"{net[step]:.2f}" for step in ("before", "after", "test"))
+            share = f"{100 * net['macs_share']:.1f} %"
+            rows.append(f"| {name} | {share} | {net['params']:,} | {steps} | {seed['full_test']:.2f} |")
+    taus = [seed["inherited_and_tuned"] for seed in seeds.values()]
+    told = ", ".join(f"{t['tau']:.2f} ({t['nets']} nets, p = {t['p']:.3f})" for t in taus)
+    rows += ["", f"Kendall's tau between inherited and tuned accuracy, all tuned nets of a seed: {told}.", ""]
+    return "\n".join(rows)
+
+
+def _hypervolume(seeds: dict[str, Any]) -> str:
+    rows = [
+        "## Hypervolume\n",
+        "Share of the box of MACs (up to the full net's) and top-1 (from 0) that the first evaluations dominate, in "
+        "percent; mean (lowest to highest). The search's own evaluations begin with its controls.\n",
+        f"| evaluations | {' | '.join(map(str, COUNTS))} |",
+        f"|---|{'---|' * len(COUNTS)}",
+    ]
+    for name in ("search", "random"):
+        columns = zip(*(seed["hypervolume"][name] for seed in seeds.values()), strict=True)
+        rows.append(f"| {name} | {' | '.join(_spread(list(column)) for column in columns)} |")
+    return "\n".join([*rows, ""])
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def draw(seeds: dict[str, Any], path: Path) -> None:
+    """Test accuracy against the share of MACs, the seeds one above the other in one plane."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    marks = {CHOSEN: ("o", "C0"), UNIFORM: ("^", "C1"), RANDOM: ("s", "C2"), ALONE: ("x", "C3")}
+    for seed in seeds.values():
+        chosen = seed["chosen"]
+        shares = [100 * net["macs_share"] for net in chosen]
+        axes.plot(shares, [net["test"] for net in chosen], "o-", color="C0", alpha=0.6, linewidth=1)
+        for pair in seed["compared"]:
+            for name, net in pair.items():
+                if name != CHOSEN:
+                    marker, color = marks[name]
+                    axes.plot(100 * net["macs_share"], net["test"], marker, color=color)
+        axes.plot(100, seed["full_test"], "*", color="black", markersize=10)
+    for name, (marker, color) in marks.items():
+        axes.plot([], [], marker, color=color, label=name)
+    axes.plot([], [], "*", color="black", markersize=10, label="full net")
+    axes.set(xlabel="multiply-adds, % of the full net's", ylabel="top-1 on test, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

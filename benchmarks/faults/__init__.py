@@ -1,0 +1,1 @@
+"""Tools for breaking runs on purpose, used by `python -m benchmarks.evidence.faults`."""

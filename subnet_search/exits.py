@@ -1,0 +1,57 @@
+"""How a command ends: one clear message and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn, ParamSpec
+
+import typer
+
+from search_spaces.errors import InvalidInput, SubnetSearchError
+
+P = ParamSpec("P")
+debugging = False  # set once by `cli.run_command`; the commands themselves know nothing of it
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: stops as cleanly as Ctrl-C does."""
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """What SIGTERM does while a command runs."""
+    raise Terminated
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turns every exception of a command into one clear message and the exit code that goes with it."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except Terminated as stop:
+            _leave(stop, "stopped by SIGTERM", 143)
+        except KeyboardInterrupt as stop:
+            _leave(stop, "stopped by Ctrl-C", 130)
+        except InvalidInput as error:
+            _leave(error, f"refused: {error}", 2)
+        except SubnetSearchError as error:
+            _leave(error, f"failed: {error}", 1)
+        except Exception as error:
+            hint = "" if debugging else " (--debug shows where)"
+            _leave(error, f"failed: {type(error).__name__}: {error}{hint}", 1)
+
+    return call
+
+
+def _leave(error: BaseException, message: str, code: int) -> NoReturn:
+    if debugging:
+        traceback.print_exception(error)
+    for line in (message, *getattr(error, "__notes__", ())):
+        typer.echo(line, err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,110 @@
+"""The search stage: its time, the front it leaves, and when it is over."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Literal
+
+from search_spaces import SubnetConfig, SubnetSearchError
+from subnet_search.choosing import named_values
+from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
+from subnet_search.searchers import Budget, SearchResult, search
+from subnet_search.standing import chosen_keys
+from subnet_search.workbench import Workbench
+
+FrontState = Literal["searching", "cut short", "complete"]
+
+
+def search_front(bench: Workbench) -> None:
+    """The search, continued where its journal ends, and the front it found."""
+    settings, evaluator = bench.recipe.search, bench.evaluator
+    budget = Budget(evaluations=bench.amount("search"), minutes=_search_minutes(bench, evaluator.context))
+    result = search(
+        bench.space,
+        evaluator,
+        settings.searcher,
+        budget=budget,
+        limits=bench.limits(settings.limits),
+        costs=bench.costs,
+        seed=settings.seed,
+        run=bench.run,
+        timeout_s=bench.recipe.evaluate.timeout_seconds,
+        keep=lambda found: write_front(bench.run, found, evaluator.objectives, "searching"),
+    )
+    if not len(result.front):
+        raise SubnetSearchError(
+            f"no evaluated sub-net meets the limits {dict(settings.limits)}; the nearest values are "
+            f"{dict(result.nearest)}. Search longer or loosen the limits in a new run"
+        )
+    cut = bench.plan is not None and result.ended != "exhausted"
+    complete = not cut or len(result.evaluations) >= settings.evaluations
+    write_front(bench.run, result, evaluator.objectives, "complete" if complete else "cut short")
+    bench.say(f"  {len(result.evaluations)} evaluations, {len(result.front)} sub-nets on the front")
+
+
+def _search_minutes(bench: Workbench, context: str) -> float | None:
+    """The recipe's minutes, or fewer where the time planned for the search ends earlier.
+
+    A search counts the time of evaluations on record too; to end at a moment, it is given that time besides.
+    """
+    minutes = bench.recipe.search.minutes
+    if bench.search_until_s is None:
+        return minutes
+    recorded_s = sum(float(line["seconds"]) for line in bench.run.journal.known(context).values())
+    left_s = max(bench.search_until_s - time.monotonic(), 1e-3)
+    return min((recorded_s + left_s) / 60, math.inf if minutes is None else minutes)
+
+
+def write_front(
+    run: Run, result: SearchResult, objectives: tuple[Objective, ...], state: FrontState = "complete"
+) -> None:
+    """Writes front.json, if there is a front.
+
+    Its reference point is 0 for what is to be high, else the worst value seen. A search that goes on is "searching",
+    one that ended with the time of a plan, before the recipe's budget was spent, "cut short".
+    """
+    if not len(result.front):
+        return
+    worst = worst_values(objectives, result.evaluations)
+    reference = {o.name: worst[o.name] if o.goal == "min" else min(0.0, worst[o.name]) for o in objectives}
+    run.write_json(
+        "front.json",
+        {
+            "objectives": [{"name": o.name, "goal": o.goal} for o in objectives],
+            "members": [
+                {"key": e.config.key, "config": dict(e.config), "values": named_values(objectives, e)}
+                for e in result.front
+            ],
+            "evaluations": len(result.evaluations),
+            "state": state,
+            "reference": reference,
+            "hypervolume": result.front.hypervolume(reference),
+        },
+    )
+
+
+def read_front(run: Run) -> ParetoFront:
+    """The front that `write_front` wrote."""
+    stored = run.read_json("front.json")
+    objectives = tuple(Objective(o["name"], o["goal"]) for o in stored["objectives"])
+    members = [
+        Evaluation(SubnetConfig(m["config"]), tuple(m["values"][o.name] for o in objectives))
+        for m in stored["members"]
+    ]
+    return ParetoFront.of(objectives, members)
+
+
+def is_searched(run: Run) -> bool:
+    """Whether there is a front, and the journal still holds as many evaluations as it was taken from.
+
+    A search that was cut short is over once sub-nets are chosen from its front.
+    """
+    if not run.has("front.json"):
+        return False
+    front = run.read_json("front.json")
+    state = front.get("state", "complete")  # runs of earlier versions do not tell
+    if state == "searching" or (state == "cut short" and not chosen_keys(run)):
+        return False
+    answered = {line["key"] for line in run.journal.lines() if line["kind"] != "ask"}
+    return len(answered) >= int(front["evaluations"])
