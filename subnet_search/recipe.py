@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from search_spaces.errors import InvalidInput
+from search_spaces.costs import COST_NAMES
+from search_spaces.errors import InvalidInput, nearest_names
 from subnet_search.settings import (
+    OBJECTIVES,
     Count,
     DataSettings,
     DeviceSettings,
@@ -27,7 +30,6 @@ from subnet_search.settings import (
     Seed,
     Settings,
     TrainSettings,
-    unknown_names,
 )
 
 QUICKSTART = """
@@ -183,7 +185,7 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
                 if field in given or field not in inherited
             ]
     if "search" in built and "evaluate" in built:
-        unknown = unknown_names(built["search"], built["evaluate"].metrics)
+        unknown = _unknown_names(built["search"], built["evaluate"].metrics)
         problems += [_at(text, "search", field, f"[search] {sentence}") for field, sentence in unknown]
     try:
         recipe = Recipe(**document, **built)
@@ -193,6 +195,26 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
     if problems:
         raise InvalidInput(f"{source} is refused: " + "\n".join(problems))
     return recipe
+
+
+def _unknown_names(search: SearchSettings, metrics: Iterable[str]) -> list[tuple[str, str]]:
+    """What a search names and nobody can measure: pairs of a field of [search] and a sentence."""
+    known = (*OBJECTIVES, *metrics)
+    problems = [
+        (
+            "objectives",
+            f"unknown objective {name!r}{nearest_names(name, known)}; known are {', '.join(known)}, "
+            "and what [evaluate.metrics] names",
+        )
+        for name in search.objectives
+        if name not in known
+    ]
+    bounded = dict.fromkeys((*COST_NAMES, *search.objectives))
+    for field, limits in (("limits", search.limits), *(("choose_under", one) for one in search.choose_under)):
+        for name in (name for name in limits if name not in bounded):
+            hint = "; add it to the objectives" if name in known else nearest_names(name, known)
+            problems.append((field, f"a limit must be on one of {', '.join(bounded)}, got {name!r}{hint}"))
+    return problems
 
 
 def _shared(document: dict[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from search_spaces.costs import COST_NAMES
-from search_spaces.errors import InvalidInput, nearest_names
+from search_spaces.errors import InvalidInput
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
@@ -251,26 +251,6 @@ class ExportSettings(Settings):
         "safetensors",
         "pt2",
     )
-
-
-def unknown_names(search: SearchSettings, metrics: Iterable[str]) -> list[tuple[str, str]]:
-    """What a search names and nobody can measure: pairs of a field of [search] and a sentence."""
-    known = (*OBJECTIVES, *metrics)
-    problems = [
-        (
-            "objectives",
-            f"unknown objective {name!r}{nearest_names(name, known)}; known are {', '.join(known)}, "
-            "and what [evaluate.metrics] names",
-        )
-        for name in search.objectives
-        if name not in known
-    ]
-    bounded = dict.fromkeys((*COST_NAMES, *search.objectives))
-    for field, limits in (("limits", search.limits), *(("choose_under", one) for one in search.choose_under)):
-        for name in (name for name in limits if name not in bounded):
-            hint = "; add it to the objectives" if name in known else nearest_names(name, known)
-            problems.append((field, f"a limit must be on one of {', '.join(bounded)}, got {name!r}{hint}"))
-    return problems
 
 
 def _explain(kind: type[BaseModel], problem: ErrorDetails) -> tuple[str, str]:

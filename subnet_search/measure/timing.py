@@ -90,7 +90,7 @@ def time_beside(
     interruptions only ever add. There are rounds until the interval is narrow enough or the protocol's bounds are
     reached.
 
-    The interval is a percentile bootstrap over rounds, 95 %; in simulations it holds the truth in 90 to 97 % of
+    The interval is a percentile bootstrap over rounds, 95 %; in simulations it holds the truth in 89 to 97 % of
     measurements, down to a machine that interrupts 150 times a second. That of the reference's own time is not in it:
     it is the same factor for all that was timed beside it.
 
@@ -104,9 +104,7 @@ def time_beside(
     """
     protocol = protocol or Protocol()
     ours, theirs = _Turn(call, protocol, clock_s), _Turn(reference, protocol, clock_s)
-    calls = protocol.calls(
-        (ours.once_ms + theirs.once_ms) / 2
-    )  # as many for both: the fastest of more is faster
+    calls = protocol.calls((ours.once_ms + theirs.once_ms) / 2)  # for both: the fastest of more is faster
 
     def ratio() -> float:
         if rng.random() < 0.5:

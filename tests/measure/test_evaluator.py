@@ -30,7 +30,7 @@ from subnet_search.searchers import Budget, search
 from subnet_search.settings import EvaluateSettings, MetricSettings
 from tests.small import EXAMPLE, small_data, small_splits, small_supernet
 
-SETTINGS = EvaluateSettings(calibration_images=40, device="cpu")
+SETTINGS = EvaluateSettings(calibration_images=40, device="cpu", precision="fp32")
 
 
 class Forbidden:
@@ -88,6 +88,16 @@ def test_statistics_are_computed_once_for_each_subnet(monkeypatch: pytest.Monkey
     assert calls == []  # the evaluation left them
     assert evaluator.statistics_of(space.largest()) is evaluator.statistics_of(space.largest())
     assert calls == [space.largest().key]
+
+
+def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from subnet_search.measure import evaluator as module
+
+    contexts = {name: make(precision=name).context for name in ("fp32", "bf16")}
+    assert contexts["fp32"] != contexts["bf16"]
+    for fast, expected in ((False, "fp32"), (True, "bf16")):
+        monkeypatch.setattr(module, "has_fast_bf16", lambda device, fast=fast: fast)
+        assert make(precision="auto").context == contexts[expected]
 
 
 def test_the_context_changes_with_data_and_protocol_but_not_with_the_device() -> None:

@@ -41,6 +41,24 @@ def test_answers_and_statistics_are_those_of_each_subnet_by_itself(memory_bytes:
         assert torch.equal(targets, labels)
 
 
+def test_in_bf16_answers_are_rounded_but_statistics_are_not() -> None:
+    supernet = small_supernet()
+    config = supernet.space.smallest()
+    logits, _, statistics = SharedPasses(
+        supernet, CALIBRATION, IMAGES, device=torch.device("cpu"), memory_bytes=PLENTY, bf16=True
+    ).answers(config)
+    alone = recalibrate(supernet, config, CALIBRATION)
+    assert all(torch.equal(tensor, statistics.values[name]) for name, tensor in alone.values.items())
+    with supernet.subnet(config, alone), torch.autocast("cpu", torch.bfloat16):
+        rounded = answers(supernet, IMAGES)[0].float()
+    with supernet.subnet(config, alone):
+        exact = answers(supernet, IMAGES)[0]
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, rounded)
+    assert not torch.equal(logits, exact)
+    assert torch.allclose(logits, exact, atol=0.1)
+
+
 def test_what_two_subnets_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     supernet = small_supernet()
     shared = passes(supernet)
