@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -27,9 +27,11 @@ from benchmarks.figure import Figure
 from search_spaces import SubnetConfig
 from subnet_search.data import Batch
 from subnet_search.elastic import recalibrate
+from subnet_search.elastic.extraction import cut_out
 from subnet_search.measure import describe_device, make_evaluator
-from subnet_search.memory import keep_freed_memory
+from subnet_search.memory import in_order, keep_freed_memory
 from subnet_search.pipeline import advance, begin
+from subnet_search.progress import progress
 from subnet_search.record import open_run
 from subnet_search.settings import EvaluateSettings
 from subnet_search.workbench import Workbench
@@ -62,7 +64,10 @@ class Way:
     inference_mode: bool = False
     images_in_memory: bool = False
     calibration_images: int = STRAIGHT_IMAGES
+    channels_last: bool = False
+    bf16: bool = False
     share_prefixes: bool = False
+    extract: bool = False
     calibration_seed: int = 0
 
 
@@ -78,8 +83,11 @@ LADDER = (
         name="+ calibration images: {} of 2,000",
         calibration_images=EvaluateSettings().calibration_images,
     ),
-    OURS := replace(fewer, name="+ shared prefixes (the product's evaluator)", share_prefixes=True),
+    last := replace(fewer, name="+ channels last", channels_last=True),
+    rounded := replace(last, name="+ bf16", bf16=True),
+    OURS := replace(rounded, name="+ shared prefixes (the product's evaluator)", share_prefixes=True),
 )
+EXTRACTED = replace(rounded, name="without shared prefixes, extracted instead of active", extract=True)
 
 
 class Evaluations:
@@ -128,18 +136,22 @@ def _evaluator(bench: Workbench, way: Way) -> Callable[[SubnetConfig], float]:
     inputs, targets = (torch.cat(parts)[skipped:] for parts in zip(*images, strict=True))
     size = len(images[0][0])
     calibration = list(zip(inputs.split(size), targets.split(size), strict=True))
-    search_val = list(bench.splits.search_val) if way.images_in_memory else bench.splits.search_val
-    return partial(_one_by_one, bench, way.inference_mode, calibration, search_val)
+    search_val: Iterable[Batch] = bench.splits.search_val
+    if way.images_in_memory:
+        search_val = [(in_order(x, way.channels_last), y) for x, y in search_val]
+        calibration = [(in_order(x, way.channels_last), y) for x, y in calibration]
+    return partial(_one_by_one, bench, way, calibration, search_val)
 
 
 def _one_by_one(
-    bench: Workbench, inference_mode: bool, calibration: list[Batch], search_val: Any, config: SubnetConfig
+    bench: Workbench, way: Way, calibration: list[Batch], search_val: Iterable[Batch], config: SubnetConfig
 ) -> float:
     supernet = bench.supernet
     statistics = recalibrate(supernet, config, calibration)
-    mode = torch.inference_mode if inference_mode else torch.no_grad
-    with supernet.subnet(config, statistics), mode():
-        found = [(supernet(images).argmax(dim=1) == labels) for images, labels in search_val]
+    mode = torch.inference_mode if way.inference_mode else torch.no_grad
+    with supernet.subnet(config, statistics), mode(), torch.autocast("cpu", torch.bfloat16, way.bf16):
+        net = cut_out(supernet, config, statistics) if way.extract else supernet
+        found = [(net(images).argmax(dim=1) == labels) for images, labels in search_val]
     return 100 * float(torch.cat(found).float().mean())
 
 
@@ -163,13 +175,13 @@ def measure() -> list[Figure]:
         configs = spread_over_macs(bench, NUM_NETS)
     processes = {keep: Evaluations(folder, keep) for keep in (False, True)}
     counts = [replace(OURS, calibration_images=n) for n in (64, 128, 256, 512, 1024)]
-    ways = [*LADDER, ANOTHER, *(way for way in counts if way != OURS)]
+    ways = [*LADDER, EXTRACTED, ANOTHER, *(way for way in counts if way != OURS)]
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     accuracy: dict[Way, list[float]] = {way: [] for way in ways}
     for way in ways:
         processes[way.keep_memory](way, configs[0])  # warm-up: what is prepared once
     order = np.random.default_rng(1)
-    for place, config in enumerate(configs):
+    for place, config in enumerate(progress(configs, "evaluation", "subnet")):
         for way in [ways[i] for i in order.permutation(len(ways))]:
             if way in (STRAIGHT, OURS, ANOTHER, *counts) or place % (NUM_NETS // NUM_TIMED) == 0:
                 took_s, found = processes[way.keep_memory](way, config)
@@ -191,7 +203,8 @@ def _figures(
         "machine": describe_device(),
         "nets": NUM_NETS,
         "tau_of_two_straightforward_runs": noise,
-        "ladder": [_step(way, seconds, accuracy) for way in LADDER],
+        "ladder": [_step(way, seconds) for way in LADDER],
+        "not_used": [_step(way, seconds) for way in (EXTRACTED,)],
         "calibration": [
             {"images": way.calibration_images, "tau": taus[way], "nets_per_second": _rate(seconds[way])}
             for way in sorted(counts, key=lambda way: way.calibration_images)
@@ -221,9 +234,7 @@ def _rate(seconds: list[float]) -> float:
     return len(seconds) / sum(seconds)
 
 
-def _step(
-    way: Way, seconds: dict[Way, list[float]], accuracy: dict[Way, list[float]]
-) -> dict[str, float | str]:
+def _step(way: Way, seconds: dict[Way, list[float]]) -> dict[str, Any]:
     """A step of the ladder on the nets that all steps looked at."""
     stride = NUM_NETS // NUM_TIMED
     took, straight = (s if len(s) < NUM_NETS else s[::stride] for s in (seconds[way], seconds[STRAIGHT]))
@@ -242,6 +253,10 @@ def _page(found: dict[str, Any]) -> str:
             f"| {step['speed_up'] / before:.2f} x |"
         )
         before = step["speed_up"]
+    tried = [
+        f"Tried and not used: {step['name']}, {step['nets_per_second']:.2f} nets per second."
+        for step in found["not_used"]
+    ]
     counts = [
         f"| {c['images']} | {c['tau']:.4f} | {c['nets_per_second']:.2f} |" for c in found["calibration"]
     ]
@@ -249,6 +264,8 @@ def _page(found: dict[str, Any]) -> str:
     return HEAD + "\n".join(
         [
             *rows,
+            "",
+            *tried,
             "",
             f"Kendall tau of two straightforward runs with different calibration images: "
             f"{found['tau_of_two_straightforward_runs']:.4f}. The product's evaluator, mean of tau with either, by its "

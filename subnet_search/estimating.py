@@ -39,6 +39,7 @@ from subnet_search.stages import (
     train_teacher,
     tune,
 )
+from subnet_search.training.loop import length_of
 from subnet_search.workbench import Workbench, set_up_process
 
 ENOUGH_S = 0.4  # of one measurement; what takes longer as a whole is measured in part
@@ -153,7 +154,7 @@ class _Road:
 
     def _training(self, work: Callable[[int], None]) -> Rate:
         """Of one epoch over all batches, from a few steps of two or more short epochs."""
-        num_batches, before = _count(self.splits.train, 1), self.bench.splits
+        num_batches, before = length_of(self.splits.train), self.bench.splits
 
         def measured(count: int, epochs: int) -> tuple[float, float, float]:
             part = Part(self.splits.train, count)

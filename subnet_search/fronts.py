@@ -32,13 +32,14 @@ def search_front(bench: Workbench) -> None:
         timeout_s=bench.recipe.evaluate.timeout_seconds,
         keep=lambda found: write_front(bench.run, found, evaluator.objectives, "searching"),
     )
-    if not len(result.front):
-        raise SubnetSearchError(
-            f"no evaluated sub-net meets the limits {dict(settings.limits)}; the nearest values are "
-            f"{dict(result.nearest)}. Search longer or loosen the limits in a new run"
-        )
     cut = bench.plan is not None and result.ended != "exhausted"
     complete = not cut or len(result.evaluations) >= settings.evaluations
+    if not len(result.front):
+        longer = "Search longer or loosen the limits in a new run" if complete else "Give it more --minutes"
+        raise SubnetSearchError(
+            f"no evaluated sub-net meets the limits {dict(settings.limits)}; the nearest values are "
+            f"{dict(result.nearest)}. {longer}"
+        )
     write_front(bench.run, result, evaluator.objectives, "complete" if complete else "cut short")
     bench.say(f"  {len(result.evaluations)} evaluations, {len(result.front)} sub-nets on the front")
 

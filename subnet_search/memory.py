@@ -33,15 +33,18 @@ def keep_freed_memory() -> bool:
 def runs_channels_last(net: nn.Module, images: Tensor) -> bool:
     """Whether images `[B, C, H, W]` should go through `net` channels last: on a CPU, if its forward lets them.
 
-    A `.view` that flattens a feature map refuses that order. In evaluation mode, where nothing changes.
+    A `.view` that flattens a feature map refuses that order, of one grey channel only if weights are stored so too.
+    In evaluation mode, where nothing changes.
     """
     if images.ndim != 4 or images.device.type != "cpu" or not images.is_floating_point():
         return False
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            net(images[:2].contiguous(memory_format=torch.channels_last))
+        with torch.random.fork_rng(devices=[]):
+            for stored in (False, True):  # evaluation leaves weights as they are, training does not
+                with channels_last(net, stored), torch.inference_mode():
+                    net(in_order(images[:2], True))
     except RuntimeError:
         return False
     finally:

@@ -185,7 +185,7 @@ class EvaluateSettings(Settings):
     are measured beside top-1; their names may stand among a search's objectives.
     """
 
-    calibration_images: Count = 1024
+    calibration_images: Count = 512
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_mib: Whole = 1024
     timeout_seconds: Positive = 3600.0

@@ -113,7 +113,7 @@ def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path: Path) -> N
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["--help"]) == 0
     text = capsys.readouterr().out
-    commands = "quickstart run inspect train rank search finetune export report plot resume"
+    commands = "quickstart run inspect train rank search finetune export report plot resume doctor"
     assert [command for command in commands.split() if command not in text] == []
 
 

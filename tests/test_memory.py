@@ -37,6 +37,15 @@ def test_a_view_of_a_feature_map_keeps_images_channels_first() -> None:
     assert runs_channels_last(Pooling(), IMAGES)
 
 
+def test_a_view_is_noticed_for_grey_images_too_where_only_the_order_of_weights_counts() -> None:
+    grey = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), Flattening()).eval()
+    images = torch.randn(4, 1, 8, 8)
+    grey(in_order(images, True))  # one channel has no order
+    with channels_last(grey), pytest.raises(RuntimeError, match="view"):
+        grey(in_order(images, True))
+    assert not runs_channels_last(grey, images)
+
+
 def test_images_that_are_no_feature_maps_stay_as_they_are() -> None:
     assert not runs_channels_last(nn.Linear(8, 2), torch.randn(4, 8))
     assert not runs_channels_last(nn.Embedding(8, 2), torch.ones(1, 1, 2, 2, dtype=torch.long))

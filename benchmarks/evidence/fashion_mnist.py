@@ -32,6 +32,9 @@ lr = 0.05
 [device]
 threads = 1
 
+[evaluate]
+calibration_images = 1024
+
 [search]
 evaluations = 200
 choose = 5

@@ -36,7 +36,7 @@ from subnet_search.workbench import Workbench, save_weights
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
 CHOSEN, UNIFORM, RANDOM, ALONE = "chosen by the search", "uniform width", "best random", "trained alone"
 PLANE = (Objective("top1_percent", "max"), Objective("macs", "min"))
-COUNTS = (50, 100, 150, 200)  # evaluations at which hypervolumes are compared
+QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the evaluations, at which hypervolumes are compared
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,25 @@ def random_search(bench: Workbench) -> list[Evaluation]:
 def compared(
     bench: Workbench, shares: Sequence[float], chance: list[Evaluation]
 ) -> list[dict[str, SubnetConfig]]:
-    """For each share the chosen sub-net nearest to it, the uniform one of its MACs, and the best random one."""
-    top1 = [o.name for o in bench.evaluator.objectives].index("top1_percent")
-    members = [SubnetConfig(m["config"]) for m in bench.run.read_json("front.json")["members"]]
-    chosen = [config for config in bench.chosen() if config in members]
-    found = []
-    for share in shares:
-        nearest = min(chosen, key=lambda config: abs(np.log(costs_of(bench, config)["macs_share"] / share)))
-        macs = costs_of(bench, nearest)["macs"]
-        affordable = [e for e in chance if costs_of(bench, e.config)["macs"] <= macs]
-        best = max(affordable, key=lambda e: e.values[top1])
-        uniform = uniform_like(nearest, bench.space, bench.costs)
-        found.append({CHOSEN: nearest, UNIFORM: uniform, RANDOM: best.config})
-    return found
+    """For each share the chosen sub-net nearest to it, the uniform one of its MACs, and the best random one.
+
+    Kept in the run folder: the others are tuned like chosen ones, and from then on look like such.
+    """
+    if not bench.run.has("compared.json"):
+        top1 = [o.name for o in bench.evaluator.objectives].index("top1_percent")
+        found = []
+        for share in shares:
+            nearest = min(
+                bench.chosen(), key=lambda config: abs(np.log(costs_of(bench, config)["macs_share"] / share))
+            )
+            macs = costs_of(bench, nearest)["macs"]
+            affordable = [e for e in chance if costs_of(bench, e.config)["macs"] <= macs]
+            best = max(affordable, key=lambda e: e.values[top1])
+            uniform = uniform_like(nearest, bench.space, bench.costs)
+            found.append({CHOSEN: dict(nearest), UNIFORM: dict(uniform), RANDOM: dict(best.config)})
+        bench.run.write_json("compared.json", found)
+    stored = bench.run.read_json("compared.json")
+    return [{name: SubnetConfig(config) for name, config in nets.items()} for nets in stored]
 
 
 def uniform_like(config: SubnetConfig, space: SearchSpace, costs: CostTable) -> SubnetConfig:
@@ -208,6 +214,7 @@ def collect(
         "front": [
             [m["values"]["macs"], m["values"]["top1_percent"]] for m in run.read_json("front.json")["members"]
         ],
+        "evaluations": bench.recipe.search.evaluations,
         "hypervolume": hypervolumes(bench, chance),
         "seconds": stage_seconds(run),
     }
@@ -239,7 +246,8 @@ def hypervolumes(bench: Workbench, chance: list[Evaluation]) -> dict[str, list[f
     def grown(seen: list[Evaluation]) -> list[float]:
         macs = bench.costs.macs(bench.space.encode([e.config for e in seen])).tolist()
         points = [Evaluation(e.config, (e.values[0], m)) for e, m in zip(seen, macs, strict=True)]
-        return [ParetoFront.of(PLANE, points[:count]).hypervolume(reference) / full for count in COUNTS]
+        counts = [round(part * bench.recipe.search.evaluations) for part in QUARTERS]
+        return [ParetoFront.of(PLANE, points[:count]).hypervolume(reference) / full for count in counts]
 
     return {"search": grown(mine), "random": grown(random)}
 
@@ -314,12 +322,13 @@ def _chosen(seeds: dict[str, Any]) -> str:
 
 
 def _hypervolume(seeds: dict[str, Any]) -> str:
+    evaluations = next(iter(seeds.values()))["evaluations"]
     rows = [
         "## Hypervolume\n",
         "Share of the box of MACs (up to the full net's) and top-1 (from 0) that the first evaluations dominate, in "
         "percent; mean (lowest to highest). The search's own evaluations begin with its controls.\n",
-        f"| evaluations | {' | '.join(map(str, COUNTS))} |",
-        f"|---|{'---|' * len(COUNTS)}",
+        f"| share of the {evaluations} evaluations | {' | '.join(f'{part:.0%}' for part in QUARTERS)} |",
+        f"|---|{'---|' * len(QUARTERS)}",
     ]
     for name in ("search", "random"):
         columns = zip(*(seed["hypervolume"][name] for seed in seeds.values()), strict=True)

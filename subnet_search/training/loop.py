@@ -108,7 +108,7 @@ class Fitting:
     def run(self) -> Place:
         """Trains from the last checkpoint, if any, to the end; the model comes back on its device."""
         self.device = resolve_device(self.settings.device)
-        self.num_batches = _length(self.batches)
+        self.num_batches = length_of(self.batches)
         self.last = self._fits_channels_last()
         with on_device(self.device, self.model), channels_last(self.model, self.last):
             self.optimizer = make_optimizer(self.model, self.settings)
@@ -203,7 +203,8 @@ def describe_step(step: Step) -> str:
     return repr(step) if dataclasses.is_dataclass(step) else name
 
 
-def _length(batches: Iterable[Batch]) -> int:
+def length_of(batches: Iterable[Batch]) -> int:
+    """How many batches there are; raises `InvalidInput` for batches that do not tell."""
     try:
         length = len(batches)  # type: ignore[arg-type]
     except TypeError:  # no __len__, or a DataLoader of a stream
