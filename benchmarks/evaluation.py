@@ -36,7 +36,7 @@ from subnet_search.record import open_run
 from subnet_search.settings import EvaluateSettings
 from subnet_search.workbench import Workbench
 
-SEED, NUM_NETS, NUM_TIMED = 20, 100, 30  # all nets are ranked, every third is also timed step by step
+SEED, NUM_NETS, NUM_TIMED = 20, 100, 20  # all nets are ranked, every fifth is also timed step by step
 STRAIGHT_IMAGES = 2000
 TAU_MARGIN = 0.01
 RUNS, RESULTS = Path("runs"), Path(__file__).parent.parent / "reports" / "results"
@@ -45,7 +45,7 @@ HEAD = """# Evaluation speed
 How many sub-nets of a trained supernet (Fashion-MNIST, ResNet-20 of width 8, 28 px, 6,000 search-validation images,
 batch 128) are truly evaluated in a second. The straightforward way activates the sub-net in the supernet, recalibrates
 its batch norms on 2,000 images and passes all search-validation images through it. 100 sub-nets, evenly spread over
-the logarithm of their MACs, in random order, each evaluated in all ways one after the other; every third for the
+the logarithm of their MACs, in random order, each evaluated in all ways one after the other; every fifth for the
 ladder. The last step is the product's evaluator; the steps' speed-ups multiply.
 
 Made by `python -m benchmarks evaluation`.
@@ -169,12 +169,14 @@ def spread_over_macs(bench: Workbench, count: int) -> list[SubnetConfig]:
 
 def measure() -> list[Figure]:
     torch.set_num_threads(1)
-    with begin(recipe_of(SEED), RUNS) as run:
-        advance(run, "train", say=print)
-        folder, bench = run.folder, Workbench(run, recipe_of(SEED), print)
-        configs = spread_over_macs(bench, NUM_NETS)
+    recipe = recipe_of(SEED)
+    folder = RUNS / recipe.name
+    if not (folder / "supernet.safetensors").exists():
+        with begin(recipe, RUNS) as run:
+            advance(run, "train", say=print)
+    configs = spread_over_macs(Workbench(open_run(folder, write=False), recipe, print), NUM_NETS)
     processes = {keep: Evaluations(folder, keep) for keep in (False, True)}
-    counts = [replace(OURS, calibration_images=n) for n in (64, 128, 256, 512, 1024)]
+    counts = [replace(OURS, calibration_images=n) for n in (128, 256, 512, 1024)]
     ways = [*LADDER, EXTRACTED, ANOTHER, *(way for way in counts if way != OURS)]
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     accuracy: dict[Way, list[float]] = {way: [] for way in ways}

@@ -150,16 +150,22 @@ def _plan(run: RunView) -> Rows:
 
 
 def _times(run: RunView) -> Rows:
-    stamps = [datetime.fromtimestamp(event["time"], UTC) for event in run.events if "time" in event]
-    rows = [
-        (what, stamp.strftime("%Y-%m-%d %H:%M UTC")) for what, stamp in zip(("Begun",), stamps, strict=False)
-    ]
-    rows += [("Last event", stamp.strftime("%Y-%m-%d %H:%M UTC")) for stamp in stamps[-1:]]
+    stamps = [event["time"] for event in run.events if "time" in event]
+    rows = [("Begun", _date(stamp)) for stamp in stamps[:1]]
+    rows += [("Last event", _date(stamp)) for stamp in stamps[-1:]]
     stages: dict[str, float] = defaultdict(float)
     for event in run.events:
         if event.get("kind") == "end" and "seconds" in event:
             stages[str(event.get("stage"))] += event["seconds"]
     return rows + [(stage, f"{seconds:,.1f} s") for stage, seconds in stages.items()]
+
+
+def _date(time_s: float) -> str:
+    """The date and time, for a clock that was right."""
+    try:
+        return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_s:.0f} s after 1970, says the clock of that machine"
 
 
 def _size(end: Mapping[str, int]) -> str:

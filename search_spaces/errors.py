@@ -16,5 +16,7 @@ class InvalidInput(SubnetSearchError, ValueError):
 
 def nearest_names(name: object, known: Iterable[str]) -> str:
     """The end of an error message: `"; did you mean 'a' or 'b'?"`, or nothing when no known name is near."""
-    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+    written = {entry.lower(): entry for entry in known}
+    near = difflib.get_close_matches(str(name).lower(), list(written), n=3, cutoff=0.5)
+    close = [written[entry] for entry in near]
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

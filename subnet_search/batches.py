@@ -82,6 +82,15 @@ def check_batch(batch: object, size: torch.Size | None = None) -> None:
         )
 
 
+def check_class_numbers(labels: Tensor) -> None:
+    """Raises `InvalidInput` unless the targets of a batch are class numbers `[B]` as torch's losses read them."""
+    if labels.ndim != 1 or labels.dtype not in (torch.int64, torch.uint8):
+        raise InvalidInput(
+            f"targets must be class numbers [B] of type int64, got {labels.dtype} of shape {list(labels.shape)}; "
+            "return integers, such as labels.long() or one_hot.argmax(1)"
+        )
+
+
 def first_images(
     batches: Iterable[Batch], count: int, seed: int = 0, size: torch.Size | None = None
 ) -> list[Batch]:

@@ -13,6 +13,7 @@ import typer
 from search_spaces.errors import InvalidInput, SubnetSearchError
 
 P = ParamSpec("P")
+LONGEST_LINE = 600  # characters of a message; a value of a recipe may have any length
 debugging = False  # set once by `cli.run_command`; the commands themselves know nothing of it
 
 
@@ -42,6 +43,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             _leave(error, f"refused: {error}", 2)
         except SubnetSearchError as error:
             _leave(error, f"failed: {error}", 1)
+        except SystemExit as stop:
+            _leave(stop, f"failed: code that the recipe names ended the program, sys.exit({stop.code!r})", 1)
         except Exception as error:
             hint = "" if debugging else " (--debug shows where)"
             _leave(error, f"failed: {type(error).__name__}: {error}{hint}", 1)
@@ -52,6 +55,15 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def _leave(error: BaseException, message: str, code: int) -> NoReturn:
     if debugging:
         traceback.print_exception(error)
-    for line in (message, *getattr(error, "__notes__", ())):
-        typer.echo(line, err=True)
+    for part in (message, *getattr(error, "__notes__", ())):
+        for line in part.split("\n"):
+            typer.echo(_shortened(line), err=True)
     raise typer.Exit(code)
+
+
+def _shortened(line: str) -> str:
+    """A line that people can read: of a very long one its beginning, which has the rule, and its end."""
+    most = LONGEST_LINE - 30
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[: most * 3 // 4]} [{len(line) - most:,} characters] {line[-(most // 4) :]}"

@@ -1,4 +1,4 @@
-"""Calls what a recipe names as "package.module:factory"."""
+"""Imports what a recipe names: "package.module:factory", and parts of torchvision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from search_spaces import InvalidInput, nearest_names
@@ -28,7 +29,9 @@ def call_factory(name: str, options: Mapping[str, Any], returns: type[T], what: 
     factory = import_callable(name, what)
     try:
         made = factory(**options)
-    except Exception as error:  # the user's code runs here: anything can come
+    except InvalidInput as error:
+        raise InvalidInput(f"the {what} {name} with options {dict(options)} is refused: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's code runs here: anything can come
         raise InvalidInput(
             f"the {what} {name} with options {dict(options)} fails: {type(error).__name__}: {error}"
         ) from error
@@ -50,10 +53,22 @@ def import_callable(name: str, what: str) -> Callable[..., Any]:
         raise InvalidInput(
             f"the {what} {name!r} cannot be imported: {error}; install its package, or start in the folder it is in"
         ) from error
-    except Exception as error:  # the user's code runs here: anything can come
+    except (Exception, SystemExit) as error:  # a program that ends itself, too
         raise InvalidInput(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from error
     factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         hint = nearest_names(attribute, [n for n in dir(module) if callable(getattr(module, n))])
         raise InvalidInput(f"{module_name} has no callable {attribute!r}{hint or '; check the name'}")
     return factory
+
+
+def torchvision_part(name: str) -> ModuleType:
+    """`torchvision.NAME`; a torchvision that is broken or does not match torch raises `InvalidInput`."""
+    try:
+        importlib.import_module("torchvision")
+        return importlib.import_module(f"torchvision.{name}")
+    except (ImportError, RuntimeError) as error:  # operators that do not match torch raise RuntimeError
+        raise InvalidInput(
+            f"torchvision cannot be imported: {error}. Install torch and torchvision together, from one index: "
+            "pip install --upgrade torch torchvision"
+        ) from error

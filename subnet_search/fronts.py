@@ -34,6 +34,9 @@ def search_front(bench: Workbench) -> None:
     )
     cut = bench.plan is not None and result.ended != "exhausted"
     complete = not cut or len(result.evaluations) >= settings.evaluations
+    failed = [evaluation for evaluation in result.evaluations if not evaluation.ok]
+    if len(failed) == len(result.evaluations):
+        raise SubnetSearchError(f"all {len(failed)} evaluations failed, the last one: {failed[-1].reason}")
     if not len(result.front):
         longer = "Search longer or loosen the limits in a new run" if complete else "Give it more --minutes"
         raise SubnetSearchError(
@@ -41,7 +44,8 @@ def search_front(bench: Workbench) -> None:
             f"{dict(result.nearest)}. {longer}"
         )
     write_front(bench.run, result, evaluator.objectives, "complete" if complete else "cut short")
-    bench.say(f"  {len(result.evaluations)} evaluations, {len(result.front)} sub-nets on the front")
+    told = f", {len(failed)} of them failed (the last one: {failed[-1].reason})" if failed else ""
+    bench.say(f"  {len(result.evaluations)} evaluations{told}, {len(result.front)} sub-nets on the front")
 
 
 def _search_minutes(bench: Workbench, context: str) -> float | None:

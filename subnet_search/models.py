@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, nearest_names
-from subnet_search.elastic.states import assign_state
-from subnet_search.factories import call_factory
+from subnet_search.elastic.states import assign_state, check_sized
+from subnet_search.factories import call_factory, torchvision_part
 
 WEIGHT_FILES = (".safetensors", ".npz")
 
@@ -43,8 +43,12 @@ def load_model(name: str, weights: str | None = None, options: Mapping[str, Any]
         model = _torchvision_model(entry, None if from_file else weights, options)
     else:
         if weights is not None and not from_file:
-            raise InvalidInput(f"weights of {name} must be a file ending in {WEIGHT_FILES}, got {weights!r}")
+            raise InvalidInput(
+                f"weights of {name} must be a file ending in {' or '.join(WEIGHT_FILES)}, got {weights!r}; those of "
+                "torch.save become one by torch.load and safetensors.torch.save_file"
+            )
         model = call_factory(name, options, nn.Module, "model")
+    check_sized(model)
     return load_weights(model, weights) if from_file and weights is not None else model
 
 
@@ -91,13 +95,7 @@ def _like(own: Tensor | None, tensor: Tensor) -> Tensor:
 
 
 def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:  # operators that do not match torch raise RuntimeError
-        raise InvalidInput(
-            f"torchvision cannot be imported: {error}. Install torch and torchvision together, from one index: "
-            "pip install --upgrade torch torchvision"
-        ) from error
+    models = torchvision_part("models")
     known = models.list_models(module=models)
     if name not in known:
         hint = nearest_names(name, known) or "; torchvision.models.list_models() lists them"

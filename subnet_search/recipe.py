@@ -60,6 +60,8 @@ choose = 3
 epochs = 10
 """
 
+MOST_PROBLEMS = 20  # of one recipe that are told
+
 
 class TrainTable(TrainSettings):
     """The [train] table: `TrainSettings` and the options of the sandwich step."""
@@ -127,7 +129,8 @@ def read_recipe(path: str | Path, name: str | None = None) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"recipe {path} cannot be read: {error}") from None
     recipe = parse_recipe(text, str(path))
-    name = recipe.name or path.stem if name is None else name
+    from_file = re.sub(r"[^\w.+-]+", "-", path.stem).lstrip(".+-")[:60]
+    name = recipe.name or from_file if name is None else name
     return _located(recipe, path.parent).model_copy(update={"name": _run_name(name)})
 
 
@@ -165,8 +168,10 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
     """Builds a recipe from TOML text; `source` is named in messages."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of more digits than Python reads
         raise InvalidInput(f"{source} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise InvalidInput(f"{source} is not valid TOML: brackets are nested too deeply") from None
     built: dict[str, Any] = {}
     problems: list[str] = []
     shared = _shared(document)
@@ -193,7 +198,8 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
         missed = TABLES.keys() - built.keys()
         problems += [_at(text, "", name, said) for name, said in error.problems if name not in missed]
     if problems:
-        raise InvalidInput(f"{source} is refused: " + "\n".join(problems))
+        more = [f"and {len(problems) - MOST_PROBLEMS:,} problems more"] if len(problems) > MOST_PROBLEMS else []
+        raise InvalidInput(f"{source} is refused: " + "\n".join([*problems[:MOST_PROBLEMS], *more]))
     return recipe
 
 

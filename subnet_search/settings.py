@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from search_spaces.costs import COST_NAMES
@@ -25,7 +33,20 @@ Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+def _like(pattern: str, rule: str) -> AfterValidator:
+    """A text that matches `pattern`; messages say the rule in words."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {rule}")
+        return value
+
+    return AfterValidator(check)
+
+
+Device = Annotated[str, _like(r"auto|cpu|cuda(:\d+)?", '"auto", "cpu", "cuda" or "cuda:N"')]
 
 
 def _limit(value: object) -> float | str:
@@ -38,7 +59,7 @@ def _limit(value: object) -> float | str:
 
 LATENCY = "latency_ms"
 OBJECTIVES = ("top1_percent", LATENCY, *COST_NAMES)  # what can be measured or computed without a function
-MetricName = Annotated[str, Field(pattern=r"^[A-Za-z]\w{0,59}$")]
+MetricName = Annotated[str, _like(r"[A-Za-z]\w{0,59}", "up to 60 letters, digits and _, a letter first")]
 Limits = Mapping[str, Annotated[float | str, PlainValidator(_limit)]]
 
 
@@ -59,7 +80,13 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = [_explain(type(self), problem) for problem in error.errors()]
+            nested = {problem["loc"][0] for problem in error.errors() if len(problem["loc"]) > 1}
+            counted = ("too_short", "too_long")  # without the items that are told of already
+            problems = [
+                _explain(type(self), problem)
+                for problem in error.errors()
+                if problem["type"] not in counted or problem["loc"][0] not in nested
+            ]
             raise InvalidSettings(type(self).__name__, problems) from None
 
 
@@ -172,7 +199,7 @@ class MetricSettings(Settings):
     tensors on the CPU, and returns one number.
     """
 
-    function: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
+    function: Annotated[str, _like(r"[^:]+:[^:]+", '"package.module:function"')]
     goal: Literal["max", "min"]
 
 
@@ -256,7 +283,7 @@ class ExportSettings(Settings):
 def _explain(kind: type[BaseModel], problem: ErrorDetails) -> tuple[str, str]:
     """One pydantic problem: the top-level field, and a sentence of rule, what came and the nearest name."""
     path = [str(part) for part in problem["loc"]]
-    field = ".".join(path)
+    field = ".".join(path) if path[-1] != "[key]" else f"{'.'.join(path[:-2])}: a name"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, kind.model_fields, n=1, cutoff=0.5)
         known = ", ".join(kind.model_fields)

@@ -19,7 +19,7 @@ from torch import nn
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
 from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
-from subnet_search.data import describe
+from subnet_search.data import checksums, describe, doubts
 from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
 from subnet_search.fronts import is_searched, read_front, search_front
@@ -52,6 +52,9 @@ def prepare(bench: Workbench) -> None:
     """Loads data and network and converts it; refuses what a later stage would refuse after hours of work."""
     bench.check_machine()
     bench.check_batches()
+    strange = doubts(bench.splits)
+    for sentence in strange:
+        bench.say(f"  {sentence}")
     run, supernet = bench.run, bench.new_supernet()
     try_metrics(bench.metrics, supernet, bench.example, bench.splits.search_val)
     if bench.recipe.rank.ranker == "bn_scale" and not supernet.uses_batch_norm:
@@ -59,12 +62,13 @@ def prepare(bench: Workbench) -> None:
     if bench.recipe.model.epochs == 0:
         save_weights(run, "teacher.safetensors", supernet.model)
     run.write_json("device.json", describe_device())
-    data = {"images": describe(bench.splits), "classes": bench.splits.classes}
+    images = {"images": describe(bench.splits), "checksums": checksums(bench.splits)}
+    data = {**images, "classes": bench.splits.classes, "doubts": strange}
     run.write_json("splits.json", {**bench.recipe.data.model_dump(mode="json"), **data})
     run.write_json("space.json", space_to_json(supernet.space))
     run.write_json("costs.json", costs_to_json(supernet.costs))
     for limits in (bench.recipe.search.limits, *bench.recipe.search.choose_under):
-        bench.limits(limits)
+        bench.check_latency_limit(supernet, bench.limits(limits))
     run.write_json("coverage.json", supernet.coverage)
     share = 100 * supernet.coverage["reachable_macs_share"]
     bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic")

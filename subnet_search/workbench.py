@@ -12,10 +12,19 @@ from torch import Tensor, nn
 
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, check_limits
 from search_spaces.costs import COST_NAMES
-from search_spaces.files import config_from_json, costs_from_json, space_from_json
-from subnet_search.batches import device_of, first_images, resolve_device
-from subnet_search.data import Batch, Splits, check_files, check_network, load_splits
+from search_spaces.files import config_from_json, costs_from_json, costs_to_json, space_from_json
+from subnet_search.batches import check_class_numbers, device_of, first_images, resolve_device
+from subnet_search.data import (
+    Batch,
+    Splits,
+    changed,
+    check_files,
+    check_network,
+    checksums,
+    load_splits,
+)
 from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
+from subnet_search.elastic.extraction import cut_out
 from subnet_search.elastic.statistics import load_statistics, save_statistics
 from subnet_search.exporting import check_formats
 from subnet_search.measure import LatencyMeter, SupernetEvaluator, load_metrics, make_evaluator
@@ -48,8 +57,32 @@ class Workbench:
 
     @cached_property
     def splits(self) -> Splits:
-        """The data."""
-        return load_splits(self.recipe.data, self.recipe.model)
+        """The data; those that a prepared run began with."""
+        splits = load_splits(self.recipe.data, self.recipe.model)
+        if self._is_prepared("splits.json"):
+            self._check_unchanged(splits)
+        return splits
+
+    def _is_prepared(self, name: str) -> bool:
+        """Whether the first stage, whose last file is coverage.json, is done, and that file of it is there."""
+        return self.run.has("coverage.json") and self.run.has(name)
+
+    def _check_unchanged(self, splits: Splits) -> None:
+        """Raises `InvalidInput` where splits have other members than before: what was trained on may be in test now."""
+        before = self.run.read_json("splits.json").get("checksums")
+        if before is None:  # runs of earlier versions do not tell
+            return
+        members, pixels = changed(before, checksums(splits))
+        if members:
+            raise InvalidInput(
+                f"the data changed since run {self.run.folder} began: other images in {', '.join(members)}, so that "
+                "images of training may be in test now. Restore the data, or begin a new run with --name"
+            )
+        if pixels:
+            self.say(
+                f"  the pixels in {', '.join(pixels)} changed since the run began: if these are other images, results "
+                "are wrong; begin a new run with --name"
+            )
 
     @cached_property
     def example(self) -> Tensor:
@@ -70,9 +103,11 @@ class Workbench:
     def check_batches(self) -> None:
         """Raises `InvalidInput` unless the splits that are read before the end begin with batches of one size."""
         splits, size = self.splits, None
+        check_files(splits)
         for name in ("train", "calibration", "search_val"):
             try:
-                [(images, _)] = first_images(getattr(splits, name), 1, self.recipe.data.seed, size)
+                [(images, labels)] = first_images(getattr(splits, name), 1, self.recipe.data.seed, size)
+                check_class_numbers(labels)
             except InvalidInput as error:
                 raise InvalidInput(f"split {name!r}: {error}") from error
             except Exception as error:  # the user's code runs here: anything can come
@@ -80,7 +115,6 @@ class Workbench:
                     f"split {name!r} cannot be read: {type(error).__name__}: {error}; check the data source"
                 ) from error
             size = images.shape[1:]
-        check_files(splits)
 
     def new_model(self) -> nn.Module:
         """The network with its own weights: those of the run once it has them, else those of the recipe."""
@@ -119,6 +153,11 @@ class Workbench:
             raise InvalidInput(
                 f"run {self.run.folder} was made with another space than the recipe's model gives now; "
                 "did its code or its settings change? Begin a new run with --name"
+            )
+        if self._is_prepared("costs.json") and costs_to_json(self.costs) != costs_to_json(supernet.costs):
+            raise InvalidInput(
+                f"run {self.run.folder} was made with other costs than the recipe's model and images have now; "
+                "did its code or the size of the images change? Begin a new run with --name"
             )
         return supernet
 
@@ -195,7 +234,26 @@ class Workbench:
                     f"a percentage must be of {', '.join((*COST_NAMES, LATENCY))}, got {name} = {bound!r}"
                 )
         check_limits(space, costs, {name: bound for name, bound in numbers.items() if name in COST_NAMES})
+        if not 0 <= numbers.get("top1_percent", 0.0) <= 100:
+            raise InvalidInput(
+                f"a limit on top1_percent must be from 0 to 100, got {numbers['top1_percent']:g}"
+            )
         return numbers
+
+    def check_latency_limit(self, supernet: Supernet, limits: Mapping[str, float]) -> None:
+        """Raises `InvalidInput` where not even the smallest sub-net comes near the limit on latency.
+
+        Others may be faster than the smallest one, but hardly twice as fast.
+        """
+        if LATENCY not in limits:
+            return
+        smallest = cut_out(supernet, supernet.space.smallest()).to(self.device)
+        least_ms = self.meter(smallest).median_ms
+        if limits[LATENCY] < least_ms / 2:
+            raise InvalidInput(
+                f"no sub-net has {LATENCY} <= {limits[LATENCY]:.3g}; the smallest one takes {least_ms:.3g} ms here: "
+                "raise the limit or let the space go smaller"
+            )
 
     def chosen(self) -> list[SubnetConfig]:
         """The configs that were chosen for fine-tuning, by key."""

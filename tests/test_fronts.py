@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from search_spaces import SubnetConfig
-from subnet_search.fronts import _search_minutes, read_front, write_front
+from search_spaces import Knob, SearchSpace, SubnetConfig, SubnetSearchError
+from subnet_search.fronts import _search_minutes, read_front, search_front, write_front
 from subnet_search.recipe import parse_recipe
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, create_run
 from subnet_search.searchers import SearchResult
@@ -48,6 +49,44 @@ def test_minutes_of_the_recipe_stay_a_bound(tmp_path: Path) -> None:
     assert _search_minutes(bench, "now") == 0.25
     bench.search_until_s = time.monotonic() + 600
     assert _search_minutes(bench, "now") == 0.25
+
+
+@dataclass
+class Failing:
+    """Stands in for an evaluator; fails for all widths below `least`."""
+
+    least: int
+    objectives = OBJECTIVES
+    context = "c"
+
+    def __call__(self, config: SubnetConfig) -> Evaluation:
+        if config["width"] < self.least:
+            raise ValueError("metric 'm' fails")
+        return Evaluation(config, (50.0, float(config["width"])))
+
+
+def searched(folder: Path, least: int) -> list[str]:
+    said: list[str] = []
+    bench = bench_in(folder, 'objectives = ["top1_percent", "macs"]')
+    bench.say = said.append
+    space, costs = SearchSpace((Knob("width", (1, 2, 3)),)), None
+    vars(bench).update(evaluator=Failing(least), space=space, costs=costs, limits=lambda asked: {})
+    search_front(bench)
+    return said
+
+
+def test_failed_evaluations_are_told(tmp_path: Path) -> None:
+    assert searched(tmp_path / "none", 0) == ["  3 evaluations, 1 sub-nets on the front"]
+    [said] = searched(tmp_path / "some", 2)
+    told = "1 of them failed (the last one: ValueError: metric 'm' fails), 1 sub-nets on the front"
+    assert said == f"  3 evaluations, {told}"
+
+
+def test_where_all_evaluations_fail_the_reason_is_told_and_not_the_limits(tmp_path: Path) -> None:
+    with pytest.raises(
+        SubnetSearchError, match="all 3 evaluations failed, the last one: ValueError: metric 'm'"
+    ):
+        searched(tmp_path / "all", 9)
 
 
 def test_a_front_is_read_as_it_was_written_and_no_members_leave_the_one_before(tmp_path: Path) -> None:

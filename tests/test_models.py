@@ -3,16 +3,18 @@ from __future__ import annotations
 import io
 import os
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces import InvalidInput
 from subnet_search import small_models
+from subnet_search.elastic import make_elastic
 from subnet_search.models import load_model, load_weights
 
 DATA = Path(os.environ.get("SUBNET_SEARCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -88,6 +90,30 @@ def test_a_broken_torchvision_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(InvalidInput, match="Install torch and torchvision together"):
         load_model("torchvision:resnet18")
+
+
+class Lazy(nn.Module):
+    def __init__(self, seen: bool) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.LazyConv2d(16, 3), nn.Linear(16, 3)
+        if seen:
+            self(torch.zeros(1, 1, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.conv(x).relu().mean((2, 3)))
+
+
+def test_a_lazy_network_is_refused_unless_it_has_seen_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lazy_test", types.SimpleNamespace(net=Lazy))
+    assert make_elastic(load_model("lazy_test:net", options={"seen": True}), torch.zeros(1, 1, 8, 8)).groups
+    for build in (
+        lambda: load_model("lazy_test:net", options={"seen": False}),
+        lambda: make_elastic(Lazy(seen=False), torch.zeros(1, 1, 8, 8)),
+    ):
+        with pytest.raises(
+            InvalidInput, match="conv is a LazyConv2d whose size is not known yet; run the network"
+        ):
+            build()
 
 
 @pytest.mark.parametrize(("depth", "params"), [(20, 269_722), (32, 464_154), (56, 853_018)])

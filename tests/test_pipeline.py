@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from search_spaces import (
 )
 from subnet_search import exporting, pipeline, stages
 from subnet_search.cli import run_command
-from subnet_search.data import Splits, TensorBatches, digits
+from subnet_search.data import Splits, TensorBatches, digits, splits_from_arrays
 from subnet_search.fronts import read_front
 from subnet_search.measure import SupernetEvaluator
 from subnet_search.rebuilding import load_subnet
@@ -216,11 +217,36 @@ def test_an_infeasible_limit_is_refused_before_training_with_the_nearest_feasibl
 
 
 @pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ("{ top1_percent = 101 }", "a limit on top1_percent must be from 0 to 100, got 101"),
+        (
+            "{ latency_ms = 1e-6 }",
+            "no sub-net has latency_ms <= 1e-06; the smallest one takes .* raise the limit",
+        ),
+    ],
+)
+@pytest.mark.parametrize("key", ["limits = {}", "choose_under = [{}]"])
+def test_a_limit_on_what_is_measured_that_cannot_be_met_is_refused_before_training(
+    limits: str, message: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = 'objectives = ["top1_percent", "latency_ms"]\n' + key.replace("{}", limits)
+    recipe = write_recipe(tmp_path, RECIPE.replace('limits = { macs = "90%" }', asked))
+    assert run_command(["run", recipe, "--out", str(tmp_path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "small" / "teacher.safetensors").exists()
+
+
+@pytest.mark.parametrize(
     ("table", "message"),
     [
         ('[finetune]\ndevice = "cuda"\n', 'device "cuda" is not there'),
         ('[export]\nformats = ["onnx"]\n', "not installed here"),
         ('[data]\nsource = "lonely:other_size"\n', "split 'search_val': inputs must have the size"),
+        (
+            '[data]\nsource = "lonely:one_hot"\n',
+            "split 'train': targets must be class numbers [B] of type int64",
+        ),
         ('[data]\nsource = "lonely:lost"\n', "split 'train' cannot be read: FileNotFoundError: no images"),
     ],
 )
@@ -253,9 +279,52 @@ def lonely_data() -> types.ModuleType:
     def other_size() -> Splits:
         return Splits(*(TensorBatches(torch.zeros(4, 1, s, s), torch.zeros(4).long(), 2) for s in (8, 12, 8)))
 
+    def one_hot() -> Splits:
+        return Splits(*(TensorBatches(torch.zeros(4, 1, 8, 8), torch.eye(4), 2) for _ in range(3)))
+
     module = types.ModuleType("lonely")
-    vars(module).update(other_size=other_size, lost=lambda: Splits(Lost(), Lost(), Lost()))
+    vars(module).update(one_hot=one_hot, other_size=other_size, lost=lambda: Splits(Lost(), Lost(), Lost()))
     return module
+
+
+class Striding(nn.Sequential):
+    """Costs more or less with the same space."""
+
+    def __init__(self, stride: int) -> None:
+        convolutions = (nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, stride))
+        super().__init__(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stride": 2}, "other costs than the recipe's model and images have now"),
+        ({"count": 60}, "the data changed since run .* other images in search_val, test, train, so that"),
+    ],
+)
+def test_what_changed_under_a_run_is_refused_when_it_goes_on(
+    change: dict[str, int],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = {"stride": 1, "count": 90}
+
+    def data() -> Splits:
+        pixels = np.random.default_rng(0).integers(0, 256, (now["count"], 8, 8), dtype=np.uint8)
+        arrays = {"x": pixels, "y": np.arange(now["count"]) % 10}
+        return splits_from_arrays(arrays, DataSettings(gate_share=0.0))
+
+    module = types.ModuleType("moving")
+    vars(module).update(net=lambda: Striding(now["stride"]), data=data)
+    monkeypatch.setitem(sys.modules, "moving", module)
+    own = RECIPE.replace("subnet_search.small_models:digits_cnn", "moving:net").replace("options", "# ")
+    recipe = write_recipe(tmp_path, own + '[data]\nsource = "moving:data"\n')
+    assert run_command(["train", recipe, "--out", str(tmp_path)]) == 0
+    now |= change
+    assert run_command(["resume", str(tmp_path / "small")]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_cure_and_keeps_what_was_done(
@@ -366,7 +435,15 @@ def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
 
 @pytest.mark.parametrize(
     "name",
-    ["coverage.json", "costs.json", "front.json", "KEY/config.json", "KEY/net.safetensors", "KEY/net.pt2"],
+    [
+        "splits.json",
+        "coverage.json",
+        "costs.json",
+        "front.json",
+        "KEY/config.json",
+        "KEY/net.safetensors",
+        "KEY/net.pt2",
+    ],
 )
 def test_a_damaged_file_is_named_and_deleting_it_as_the_message_says_is_a_way_out(
     name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

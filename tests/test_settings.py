@@ -46,7 +46,7 @@ METRIC = '[evaluate.metrics.worst_class]\nfunction = "mine:worst"\ngoal = "max"\
         (TrainSettings, {"epoch": 3}, "'epoch' is not a setting; did you mean 'epochs'"),
         (TrainSettings, {"zzz": 3}, "'zzz' is not a setting; known are epochs, lr"),
         (TrainSettings, {"precision": "fp16"}, "precision should be 'fp32' or 'bf16', got 'fp16'"),
-        (TrainSettings, {"device": "gpu"}, "device .* got 'gpu'"),
+        (TrainSettings, {"device": "gpu"}, "device must be \"auto\", .* got 'gpu'"),
         (ElasticSettings, {"min_share": 1.5}, "min_share should be less than or equal to 1, got 1.5"),
         (ElasticSettings, {"step": 0}, "step should be greater than or equal to 1, got 0"),
         (ModelSettings, {}, "'name' is required"),
@@ -71,14 +71,18 @@ METRIC = '[evaluate.metrics.worst_class]\nfunction = "mine:worst"\ngoal = "max"\
         (
             EvaluateSettings,
             {"metrics": {"f1": {"function": "mine.f1", "goal": "max"}}},
-            "metrics.f1: function .* got 'mine.f1'",
+            "metrics.f1: function must be \"package.module:function\", got 'mine.f1'",
         ),
         (
             EvaluateSettings,
             {"metrics": {"macs": {"function": "mine:f1", "goal": "min"}}},
             "metrics may not be named 'macs': that is measured already",
         ),
-        (EvaluateSettings, {"metrics": {"a b": {"function": "mine:f1", "goal": "min"}}}, "got 'a b'"),
+        (
+            EvaluateSettings,
+            {"metrics": {"a b": {"function": "mine:f1", "goal": "min"}}},
+            "metrics: a name must be up to 60 letters, digits and _, a letter first, got 'a b'",
+        ),
         (
             ExportSettings,
             {"formats": ("tflite",)},
@@ -108,6 +112,12 @@ def test_objectives_and_limits_may_name_metrics_of_ones_own() -> None:
     search = "[search]\nobjectives = ['worst_class', 'latency_ms']\nlimits = { worst_class = 50, latency_ms = '50%' }\n"
     recipe = parse_recipe(MINIMAL + METRIC + search)
     assert recipe.evaluate.metrics["worst_class"].goal == "max"
+
+
+def test_a_wrong_item_is_not_told_as_a_missing_one_besides() -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        DataSettings(std=[0.0])
+    assert str(refusal.value) == "DataSettings: std.0 should be greater than 0, got 0.0"
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -192,6 +202,8 @@ def test_a_run_is_named_after_the_option_the_recipe_or_the_file(tmp_path: Path) 
         "mine",
         "x",
     ]
+    plain = plain.rename(tmp_path / "my first récipe.toml")
+    assert read_recipe(plain).name == "my-first-récipe"
     for name in ("../x", "a" * 61):
         with pytest.raises(InvalidInput, match="--name"):
             read_recipe(plain, name)

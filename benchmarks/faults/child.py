@@ -7,16 +7,17 @@ deletion. The same command has the same moments each time, so each can be picked
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from subnet_search import cli
 from subnet_search.record.atomic import TEMPORARY
@@ -39,12 +40,16 @@ class Moment:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: exit code (negative: the signal that killed it), what it said, its moments."""
+    """How a command ended: exit code (negative: the signal that killed it), what it said, its moments.
+
+    `modules` are all that it had imported, if it could still say so.
+    """
 
     code: int
     told: str
     time_s: float
     moments: tuple[Moment, ...]
+    modules: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
@@ -74,25 +79,26 @@ class Child:
         act: Act | None = None,
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        self._said, self._log = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._said, self._log, self._modules = (os.memfd_create(name) for name in ("said", "log", "modules"))
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                os.dup2(self._said.fileno(), 1)
-                os.dup2(self._said.fileno(), 2)
-                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+                os.dup2(self._said, 1)
+                os.dup2(self._said, 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 if prepare:
                     prepare()
-                sys.addaudithook(_Watch(folder, self._log.fileno(), at, act))
+                sys.addaudithook(_Watch(folder, self._log, at, act))
                 code = cli.run_command(arguments)
             except BaseException as error:  # what a command line must never let through
                 code = 70
                 print("Traceback", repr(error))
             sys.stdout.flush()
             sys.stderr.flush()
+            os.write(self._modules, "\n".join(list(sys.modules)).encode())
             os._exit(code)
 
     def wait(self) -> Ended:
@@ -104,7 +110,12 @@ class Child:
             time.sleep(0.002)
         log = [line.split("\t") for line in _content(self._log).splitlines()]
         moments = tuple(Moment(float(time_s), what, name) for time_s, what, name in log)
-        return Ended(os.waitstatus_to_exitcode(ended[1]), _content(self._said), time.time(), moments)
+        code, told, modules = (
+            os.waitstatus_to_exitcode(ended[1]),
+            _content(self._said),
+            _content(self._modules),
+        )
+        return Ended(code, told, time.time(), moments, tuple(modules.split()))
 
 
 def command(arguments: list[str], folder: Path, **more: Any) -> Ended:
@@ -112,8 +123,16 @@ def command(arguments: list[str], folder: Path, **more: Any) -> Ended:
     return Child(arguments, folder, **more).wait()
 
 
-def _content(file: BinaryIO) -> str:
-    with file:
+def import_as(ended: Ended) -> None:
+    """Imports what a command has imported, so that later ones need not: it is most of a short command's time."""
+    for name in ended.modules:
+        if name not in sys.modules:
+            with suppress(Exception):  # parts that their package puts there by other means
+                importlib.import_module(name)
+
+
+def _content(descriptor: int) -> str:
+    with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return file.read().decode("utf-8", "replace")
 

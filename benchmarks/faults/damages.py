@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.faults.child import Ended, command
 from benchmarks.faults.road import NAME, Road, Row, same_page
-from subnet_search.record.run import CHECKSUMS, JOURNAL, SETTINGS
+from subnet_search.record.journal import unsealed
+from subnet_search.record.run import CHECKSUMS, EVENTS, JOURNAL, SETTINGS
 
 Damage = Callable[[bytes, np.random.Generator], bytes]
 
@@ -73,8 +74,7 @@ def _one(
         mended.add(ended, wanted={0}, what=name)
         mended.compare(_differences(road, folder), f"resume with {name}")
         return
-    if str(file) not in ended.told:
-        refused.harm.append(f"{name}: not named by {ended.message!r}")
+    refused.check(str(file) in ended.told, name, f"not named by {ended.message!r}")
     again = _way_out(road, name, content, folder)
     refused.add(ended, again, wanted={2}, what=name)
     refused.compare(_differences(road, folder), f"the way out of {name}")
@@ -87,12 +87,13 @@ def _bring_report(road: Road, folder: Path) -> None:
 
 def _judge_report(road: Road, folder: Path, name: str, reported: Ended, row: Row) -> None:
     """The report is refused with the file's name, or is what it was: what is damaged was not read."""
-    if reported.code == 2 and str(folder / name) not in reported.told:
-        row.harm.append(f"report with {name}: not named by {reported.message!r}")
-    elif reported.code not in (0, 2) or "Traceback" in reported.told:
-        row.harm.append(f"report with {name}: exit code {reported.code}: {reported.message!r}")
-    elif reported.code == 0 and not same_page(folder, road.after("report")) and name != "events.jsonl":
-        row.harm.append(f"report with {name}: silently another page")
+    what = f"report with {name}"
+    if reported.code == 0 and "Traceback" not in reported.told:
+        same = same_page(folder, road.after("report")) or name == EVENTS
+        row.check(same, what, "silently another page")
+        return
+    row.check(reported.code == 2, what, f"exit code {reported.code}: {reported.message!r}")
+    row.check(str(folder / name) in reported.told, what, f"not named by {reported.message!r}")
 
 
 def _way_out(road: Road, name: str, content: bytes, folder: Path) -> Ended:
@@ -109,8 +110,6 @@ def _way_out(road: Road, name: str, content: bytes, folder: Path) -> Ended:
 
 def _without_damaged_lines(journal: Path) -> None:
     """Deletes the lines that differ from their checksum, and those of the same n."""
-    from subnet_search.record.journal import unsealed
-
     lines = journal.read_bytes().split(b"\n")[:-1]
     sound = [line for line in map(unsealed, lines) if line is not None]
     kinds = [line["kind"] for line in sound]

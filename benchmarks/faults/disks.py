@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks.faults.child import command
+from benchmarks.faults.child import Act, command
 from benchmarks.faults.disk import PAGE
 from benchmarks.faults.road import COMMANDS, Road, Row, same_page
 
@@ -25,19 +25,22 @@ def full_disk(road: Road) -> list[Row]:
             stage = road.stage_of(name, at)
             row = rows.setdefault(stage, Row(f"full disk ({road.disk.words})", stage))
             folder, arguments = road.before(name, out), road.arguments(name, out)
-            left = LEFT[number % len(LEFT)]
-            refused = command(
-                arguments, folder, at=at, act=lambda since: road.disk.fill(left if since == 0 else 0)
-            )
+            refused = command(arguments, folder, at=at, act=_filling(road, LEFT[number % len(LEFT)]))
             road.disk.free()
             ended = command(arguments, folder)
             row.add(refused, ended, wanted={0, 1}, what=what)
-            if refused.code and not ("cannot write" in refused.told and "make room" in refused.told):
-                row.harm.append(f"{what}: the message is {refused.message!r}")
+            if refused.code:
+                helpful = "cannot write" in refused.told and "make room" in refused.told
+                row.check(helpful, what, f"the message is {refused.message!r}")
             page = [] if name != "report" or same_page(folder, road.after(name)) else ["report.html"]
             row.compare(road.differences(folder, name) + page, what)
             row.lost = "what was not written"
     return list(rows.values())
+
+
+def _filling(road: Road, left: int) -> Act:
+    """Leaves that many bytes at first, then none."""
+    return lambda since: road.disk.fill(left if since == 0 else 0)
 
 
 def _writes(road: Road, name: str) -> list[int]:
@@ -65,8 +68,7 @@ def full_disk_for_temporary_files(road: Road) -> list[Row]:
     refused = command(arguments, folder, prepare=use)
     road.disk.free()
     row.add(refused, command(arguments, folder), wanted={1}, what="export")
-    if "make room" not in refused.told:
-        row.harm.append(f"the message is {refused.message!r}")
+    row.check("make room" in refused.told, "export", f"the message is {refused.message!r}")
     row.compare(road.differences(folder, "export"), "export")
     row.lost = "what was not written"
     return [row]
@@ -83,12 +85,11 @@ def read_only(road: Road) -> list[Row]:
         before = _content(folder)
         with road.disk.read_only():
             refused = command(arguments, folder, at=0, act=lambda since: road.disk.refuse())
-        if _content(folder) != before:
-            row.harm.append(f"{name}: something was changed")
+        row.check(_content(folder) == before, name, "something was changed")
         ended = command(arguments, folder)
         row.add(refused, ended, wanted={1}, what=name)
-        if not ("cannot write" in refused.told and "write permission" in refused.told):
-            row.harm.append(f"{name}: the message is {refused.message!r}")
+        helpful = "cannot write" in refused.told and "write permission" in refused.told
+        row.check(helpful, name, f"the message is {refused.message!r}")
         row.compare(road.differences(folder, "report" if name in ("resume", "run") else name), name)
     row.lost = "nothing"
     shutil.rmtree(out)

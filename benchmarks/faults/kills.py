@@ -13,7 +13,7 @@ from benchmarks.faults.child import Child, Ended, command
 from benchmarks.faults.road import COMMANDS, Road, Row, same_page
 from subnet_search.record.atomic import TEMPORARY
 
-PER_COMMAND = 26
+PER_COMMAND = 20
 LATER_S = 0.15  # between the beginning of a stage and the kill by time
 
 
@@ -111,8 +111,8 @@ def stopped_while_another_works(road: Road) -> list[Row]:
         for second in (road.arguments(name, out), ["resume", str(folder)]):
             refused = command(second, folder)
             row.add(refused, wanted={2}, what=second[0])
-            if f"process {first.pid} on host" not in refused.told:
-                row.harm.append("the message does not name the first process")
+            named = f"process {first.pid} on host" in refused.told
+            row.check(named, second[0], "the message does not name the first process")
         row.add(command(["report", str(folder)], folder), wanted={0}, what="report, which only reads")
         os.kill(first.pid, signal.SIGCONT)
         row.add(first.wait(), wanted={0}, what="the first process")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.child import Ended, command
+from benchmarks.faults.child import Ended, command, import_as
 from benchmarks.faults.compare import differences
 from benchmarks.faults.disk import Disk
 from subnet_search.record import open_run
@@ -29,7 +29,12 @@ epochs = 2
 images = 64
 [evaluate]
 calibration_images = 128
+timeout_seconds = 4.0
+[evaluate.metrics.confidence]
+function = "benchmarks.faults.evaluators:confidence"
+goal = "max"
 [search]
+objectives = ["top1_percent", "macs", "confidence"]
 evaluations = 14
 limits = { macs = "90%" }
 choose = 2
@@ -52,7 +57,7 @@ class Row:
         resumed, unequal: how many tries were gone on with, and how many of those came to something else than the
             unbroken run.
         told: the message of one try.
-        harm: what should not have happened; empty when all is well.
+        harm: what should not have happened, "try: problem"; empty when all is well.
     """
 
     fault: str
@@ -83,9 +88,15 @@ class Row:
         if different:
             self.harm.append(f"{what}: differs from the unbroken run in {', '.join(different)}")
 
+    def check(self, sound: bool, what: str, problem: str) -> None:
+        """Notes a problem of a try unless what was looked at is sound."""
+        if not sound:
+            self.harm.append(f"{what}: {problem}")
+
     def as_json(self) -> dict[str, Any]:
         """For the results."""
-        return {**vars(self), "codes": dict(self.codes)}
+        harmed = {harm.partition(":")[0] for harm in self.harm}
+        return {**vars(self), "codes": dict(self.codes), "harmed": min(len(harmed), self.tries)}
 
 
 class Road:
@@ -103,13 +114,12 @@ class Road:
         self.recipe.write_text(RECIPE, "utf-8")
         self.unbroken: dict[str, Ended] = {}
         out = scratch / "unbroken"
-        for name in COMMANDS:
-            self.unbroken[name] = command(self.arguments(name, out), out / NAME)
+        for name in (*COMMANDS, "report"):
+            self.unbroken[name] = ended = command(self.arguments(name, out), out / NAME)
+            if ended.code:
+                raise RuntimeError(f"the unbroken run failed in {name}: {ended.told}")
             shutil.copytree(out / NAME, self.after(name))
-        self.unbroken["report"] = command(["report", str(out / NAME)], out / NAME)
-        shutil.copytree(out / NAME, self.after("report"))
-        if failed := [ended.told for ended in self.unbroken.values() if ended.code]:
-            raise RuntimeError(f"the unbroken run failed: {failed[0]}")
+            import_as(ended)
 
     def close(self) -> None:
         """Gives the disk back."""

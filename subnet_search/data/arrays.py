@@ -61,19 +61,20 @@ def pools_of(arrays: Mapping[str, np.ndarray], source: str, scaled: bool = False
     Raises:
         InvalidInput: they are no such arrays.
     """
-    found = dict(arrays)
-    if "x_train" not in found:
-        found |= {f"{name}_train": found.pop(name) for name in ("x", "y") if name in found}
-    if "x_train" not in found:
-        raise InvalidInput(f"{source} {_RULE}; got {', '.join(found) or 'nothing'}")
-    return {part: _pool(found, part, source, scaled) for part in PARTS if f"x_{part}" in found}
+    if "x" in arrays and "x_train" in arrays:
+        raise InvalidInput(f"{source} holds both x and x_train; leave one of them out")
+    endings = {part: f"_{part}" for part in PARTS} | ({"train": ""} if "x" in arrays else {})
+    if f"x{endings['train']}" not in arrays:
+        raise InvalidInput(f"{source} {_RULE}; got {', '.join(arrays) or 'nothing'}")
+    return {part: _pool(arrays, end, source, scaled) for part, end in endings.items() if f"x{end}" in arrays}
 
 
-def _pool(found: Mapping[str, np.ndarray], part: str, source: str, scaled: bool) -> MemoryImages:
-    if f"y_{part}" not in found:
-        raise InvalidInput(f"{source} holds x_{part} but no labels y_{part}; add them")
-    images = as_images(found[f"x_{part}"], f"x_{part} of {source}", scaled)
-    return MemoryImages(images, check_labels(found[f"y_{part}"], f"y_{part} of {source}", len(images)))
+def _pool(arrays: Mapping[str, np.ndarray], ending: str, source: str, scaled: bool) -> MemoryImages:
+    x, y = f"x{ending}", f"y{ending}"
+    if y not in arrays:
+        raise InvalidInput(f"{source} holds {x} but no labels {y}; add them")
+    images = as_images(arrays[x], f"{x} of {source}", scaled)
+    return MemoryImages(images, check_labels(arrays[y], f"{y} of {source}", len(images)))
 
 
 def as_images(array: np.ndarray, what: str, scaled: bool = False) -> torch.Tensor:
@@ -95,8 +96,11 @@ def as_images(array: np.ndarray, what: str, scaled: bool = False) -> torch.Tenso
         raise InvalidInput(f"{what} holds no image; leave the array out, or fill it")
     if np.issubdtype(array.dtype, np.floating):
         return _floats(array, what, scaled)
-    if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 255:
+    if not np.issubdtype(array.dtype, np.integer):
         raise InvalidInput(f"{what} must be uint8 from 0 to 255, or float, got {array.dtype}")
+    if array.min() < 0 or array.max() > 255:
+        came = f"{array.dtype} from {array.min()} to {array.max()}"
+        raise InvalidInput(f"{what} must be uint8 from 0 to 255, or float, got {came}")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8))
 
 

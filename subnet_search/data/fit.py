@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,19 +13,28 @@ from torch import Tensor, nn
 from search_spaces.errors import InvalidInput
 from subnet_search.data.memory import TensorBatches
 from subnet_search.data.overlap import rows_of
-from subnet_search.data.pictures import Pictures
+from subnet_search.data.pictures import Pictures, paths_of
 from subnet_search.data.splits import SPLITS, Splits
 
 
 def check_files(splits: Splits) -> None:
-    """Looks at the head of every image file that the splits name.
+    """Looks at the head and the end of every image file that the splits name.
 
     Raises:
-        InvalidInput: some are no images, or their sizes differ and no size is asked for.
+        InvalidInput: some are no whole images, two paths lead to one file, or sizes differ and none is asked for.
     """
     loaders = (splits.train, splits.search_val, splits.test, splits.gate)
     found = {id(data): data for data, _ in map(rows_of, loaders) if isinstance(data, Pictures)}
     sizes = {size for pictures in found.values() for size in pictures.sizes()}
+    files: dict[tuple[int, int], str] = {}
+    for path in (path for pictures in found.values() for path in paths_of(pictures)):
+        status = os.stat(path)
+        first = files.setdefault((status.st_dev, status.st_ino), path)
+        if first is not path and status.st_ino:
+            raise InvalidInput(
+                f"{first} and {path} are one file: its image would be in two places, such as training and test; "
+                "delete one of them, or the link that leads there"
+            )
     if len(sizes) > 1 and any(pictures.preprocess.crop is None for pictures in found.values()):
         (wide, high), (other_wide, other_high), *_ = sorted(sizes)
         raise InvalidInput(
@@ -42,7 +52,7 @@ def check_network(model: nn.Module, example: Tensor, splits: Splits) -> str | No
         splits: labels are looked at where they are at hand.
 
     Returns:
-        What is strange but allowed: a network with more outputs than there are classes.
+        What is strange but allowed: a network that answers probabilities, or has more outputs than there are classes.
 
     Raises:
         InvalidInput: the image has another number of channels than the first convolution reads, or a label is
@@ -70,6 +80,8 @@ def check_network(model: nn.Module, example: Tensor, splits: Splits) -> str | No
                 f"[model] options = {{ num_classes = {highest + 1} }}"
             )
 
+    if answer.shape[1] > 1 and (answer >= 0).all() and ((answer.double().sum(1) - 1).abs() < 1e-3).all():
+        return "the network answers probabilities, but logits are trained and judged; leave the softmax out"
     if not known or answer.shape[1] == max(known.values()) + 1:
         return None
     return (
@@ -97,6 +109,21 @@ def _channels(count: int) -> str:
 
 def _highest_label(split: Iterable[Any] | None) -> int | None:
     """The highest class number of a split that keeps its labels at hand."""
+    kept = _kept_labels(split)
+    return None if kept is None else int(kept.max())
+
+
+def labels_of(split: Iterable[Any]) -> np.ndarray | None:
+    """The class numbers `[num_images]` of a split that keeps them at hand, in any order."""
+    kept = _kept_labels(split)
+    rows = None if isinstance(split, TensorBatches) else rows_of(split)[1]
+    if kept is None or rows is None:
+        return kept
+    return kept[sorted(rows)] if rows else None  # no rows: nobody sees which ones are read
+
+
+def _kept_labels(split: Iterable[Any] | None) -> np.ndarray | None:
+    """The class numbers of all that a split's data set holds."""
     labels: Any = None
     if isinstance(split, TensorBatches):
         labels = split.labels
@@ -110,4 +137,4 @@ def _highest_label(split: Iterable[Any] | None) -> int | None:
     except (TypeError, ValueError):
         return None
     whole = numbers.ndim == 1 and len(numbers) > 0 and np.issubdtype(numbers.dtype, np.integer)
-    return int(numbers.max()) if whole else None
+    return numbers if whole else None

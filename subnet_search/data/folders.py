@@ -83,10 +83,20 @@ def _pictures(folder: Path, classes: list[str], preprocess: Preprocess, all_clas
 
 
 def _images_in(folder: Path) -> list[str]:
-    found = [
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(ENDINGS) and not name.startswith(".")
-    ]
+    """All images below a folder, each folder read once, however many links lead to it."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # test may lack a class
+            raise InvalidInput(f"the folder {error.filename} cannot be read: {error}") from None
+
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(place)
+        if (known := (status.st_dev, status.st_ino)) in seen and status.st_ino:
+            folders.clear()
+            continue
+        seen.add(known)
+        images = (name for name in names if name.lower().endswith(ENDINGS) and not name.startswith("."))
+        found += [os.path.join(place, name) for name in images]
     return sorted(found)

@@ -22,7 +22,8 @@ class TensorBatches:
         images: `[num_images, C, H, W]`.
         labels: `[num_images]`.
         batch_size: images in a batch; the last one may be smaller.
-        shuffle: draws a new order from torch's global generator each time; `train` seeds it per epoch.
+        shuffle: draws a new order from torch's global generator each time; `train` seeds it per epoch. A last batch
+            of one image, from which batch norm cannot learn, is left out then: another image in each epoch.
         prepare: is called with the images of each batch, for normalisation and augmentation.
     """
 
@@ -42,13 +43,23 @@ class TensorBatches:
         self.batch_size, self.shuffle, self.prepare = batch_size, shuffle, prepare
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-self._num_drawn() // self.batch_size)
+
+    def _num_drawn(self) -> int:
+        count = len(self.images)
+        return count - 1 if self.shuffle and leaves_one(count, self.batch_size) else count
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.images)) if self.shuffle else torch.arange(len(self.images))
+        order = order[: self._num_drawn()]
         for chosen in order.split(self.batch_size):
             images = self.images[chosen]
             yield images if self.prepare is None else self.prepare(images), self.labels[chosen]
+
+
+def leaves_one(num_images: int, batch_size: int) -> bool:
+    """Whether the last of several batches holds one image."""
+    return num_images > batch_size and num_images % batch_size == 1
 
 
 @dataclass(frozen=True)

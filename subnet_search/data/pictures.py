@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,13 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from search_spaces.errors import InvalidInput
-from subnet_search.data.memory import Batch
+from subnet_search.data.memory import Batch, leaves_one
 from subnet_search.data.preprocess import Preprocess, shorter_side
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 NAMED = 3  # broken files that a message names
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of whole files, by format
+TAIL_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,19 @@ class FileReader:
         """The file."""
         return self.paths[row]
 
+    def size(self, row: int) -> tuple[int, int]:
+        """Width and height; raises for what is no whole image of 8 bits, decoding it only where its end is unusual."""
+        with self(row) as picture:
+            check_depth(picture)
+            if not self._ends_well(row, picture.format):
+                picture.load()
+            return picture.size
+
+    def _ends_well(self, row: int, kind: str | None) -> bool:
+        with open(self.paths[row], "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return kind in ENDS and ENDS[kind] in file.read()
+
 
 class Pictures(Dataset[tuple[Any, int]]):
     """Pictures with class numbers, decoded when they are asked for.
@@ -75,23 +91,26 @@ class Pictures(Dataset[tuple[Any, int]]):
         try:
             pixels: Tensor | Unreadable = to_pixels(self.read(row), self.preprocess)
         except Exception as error:  # decoders raise many kinds
-            pixels = Unreadable(f"{self.read.name(row)} cannot be read: {error or type(error).__name__}")
+            reason = f"{self.read.name(row)} cannot be read: {error or type(error).__name__}"
+            pixels = Unreadable(f"{reason}; mend or delete it")
         return pixels, int(self.labels[row])
 
     def sizes(self) -> set[tuple[int, int]]:
-        """Width and height of the pictures in all files, from their heads; nothing for pictures from elsewhere.
+        """Width and height of the pictures in all files; nothing for pictures from elsewhere.
 
         Raises:
-            InvalidInput: files that are no images.
+            InvalidInput: files that are no images, torn ones and those of another depth included.
         """
         found: set[tuple[int, int]] = set()
         broken: list[str] = []
-        for row in range(len(self) if isinstance(self.read, FileReader) else 0):
+        if not isinstance(self.read, FileReader):
+            return found
+        for row in range(len(self)):
             try:
-                with self.read(row) as picture:
-                    found.add(picture.size)
+                found.add(self.read.size(row))
             except Exception as error:  # decoders raise many kinds
-                broken.append(f"{self.read.name(row)} ({type(error).__name__})")
+                name, told = self.read.name(row), str(error).splitlines()
+                broken.append(f"{name} ({type(error).__name__ if not told or name in told[0] else told[0]})")
         if broken:
             more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
             raise InvalidInput(
@@ -101,10 +120,22 @@ class Pictures(Dataset[tuple[Any, int]]):
         return found
 
 
+def paths_of(pictures: Pictures) -> Sequence[str]:
+    """The files of pictures; none for pictures from elsewhere."""
+    return pictures.read.paths if isinstance(pictures.read, FileReader) else ()
+
+
+def check_depth(picture: Image) -> None:
+    """Raises `InvalidInput` for pixels of 16 bits and more, which Pillow would cut off at 255."""
+    if picture.mode.startswith(("I", "F")):
+        raise InvalidInput(f"pixels of more than 8 bits, mode {picture.mode}")
+
+
 def to_pixels(picture: Image, preprocess: Preprocess) -> Tensor:
     """Decodes and sizes a picture: uint8 `[C, H, W]`."""
     from PIL.Image import Resampling
 
+    check_depth(picture)
     picture = picture.convert("L" if preprocess.channels == 1 else "RGB")
     width, height = picture.size
     if preprocess.resize is not None and min(width, height) != preprocess.resize:
@@ -176,6 +207,8 @@ class PicturePool:
             Subset(self.pictures, self.rows.tolist()),
             batch_size,
             shuffle,
+            drop_last=shuffle
+            and leaves_one(len(self.rows), batch_size),  # batch norm cannot learn from one image
             num_workers=self.workers,
             collate_fn=Collate(prepare),
         )

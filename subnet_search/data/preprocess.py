@@ -11,6 +11,7 @@ from torch import Tensor
 
 from search_spaces.errors import InvalidInput
 from subnet_search.data.augment import random_crop, random_flip
+from subnet_search.factories import torchvision_part
 from subnet_search.settings import DataSettings, ModelSettings
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour into grey
@@ -133,9 +134,8 @@ def weights_preprocess(model: ModelSettings | None) -> Preprocess:
             f'preprocess = "weights" needs a torchvision model with published weights by name, got weights {weights!r} '
             f"of {'no model' if model is None else model.name}; set size, mean and std in [data] instead"
         )
+    models = torchvision_part("models")
     try:
-        from torchvision import models
-
         preset = models.get_model_weights(name)[weights.rpartition(".")[2]].transforms()
         return Preprocess(
             tuple(preset.mean),
@@ -145,7 +145,7 @@ def weights_preprocess(model: ModelSettings | None) -> Preprocess:
             crop=preset.crop_size[0],
             interpolation=preset.interpolation.value,
         )
-    except Exception as error:  # no such name, a broken torchvision, another kind of weights
+    except Exception as error:  # no such name, another kind of weights
         raise InvalidInput(
             f"the transforms of {name}'s weights {weights!r} cannot be had: {type(error).__name__}: {error}; set size, "
             "mean and std in [data] instead"

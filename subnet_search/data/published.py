@@ -16,6 +16,7 @@ from subnet_search.data.labels import check_labels
 from subnet_search.data.memory import MemoryImages
 from subnet_search.data.pictures import PicturePool, Pictures
 from subnet_search.data.preprocess import Preprocess
+from subnet_search.factories import torchvision_part
 
 SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
 
@@ -56,7 +57,7 @@ def read_published(
         raise InvalidInput("download is a key of [data] itself, got it among the options; move it there")
     wanted = {"root": "data", **options}
     known = _arguments(make)
-    arguments = {key: value for key, value in wanted.items() if key in known or key in options}
+    arguments = {key: wanted[key] for key in wanted if key in known or (key in options and key != "root")}
     if "root" in arguments:
         arguments["root"] = os.path.expandvars(os.path.expanduser(str(arguments["root"])))
     if "download" in known:
@@ -71,13 +72,7 @@ def read_published(
 
 
 def _maker(name: str) -> Callable[..., Any]:
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # operators that do not match torch raise RuntimeError
-        raise InvalidInput(
-            f"torchvision cannot be imported: {error}. Install torch and torchvision together, from one index: "
-            "pip install --upgrade torch torchvision"
-        ) from error
+    datasets = torchvision_part("datasets")
     known = [entry for entry in datasets.__all__ if isinstance(getattr(datasets, entry), type)]
     if name not in known:
         raise InvalidInput(

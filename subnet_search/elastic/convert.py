@@ -17,6 +17,7 @@ from subnet_search.elastic.layers import ElasticBatchNorm, make_layer_elastic, m
 from subnet_search.elastic.pricing import Pricing
 from subnet_search.elastic.residual import skippable_blocks
 from subnet_search.elastic.rules import follow
+from subnet_search.elastic.states import check_sized
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.elastic.trial import unshrinkable
 from subnet_search.settings import ElasticSettings
@@ -40,6 +41,7 @@ def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings |
     """
     if not isinstance(model, nn.Module):
         raise InvalidInput(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_sized(model)
     settings = settings or ElasticSettings()
     _check_patterns(model, settings)
     example = at_batch_one(example)

@@ -248,5 +248,5 @@ def check_runs(model: nn.Module, example: Example) -> None:
         shapes = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         raise InvalidInput(
             f"{type(model).__name__} does not run on the example of shape {shapes}: {error}. "
-            "Pass an example input of the size and type that the model was made for."
+            "Pass an example input of the size and type that the model was made for (in a recipe: [data] size)."
         ) from error

@@ -6,8 +6,20 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from search_spaces import InvalidInput
+
+
+def check_sized(net: nn.Module) -> None:
+    """Raises `InvalidInput` for lazy layers, which have no weights before their first input."""
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if is_lazy(tensor):
+            path = name.rpartition(".")[0]
+            raise InvalidInput(
+                f"{path} is a {type(net.get_submodule(path)).__name__} whose size is not known yet; run the network on "
+                "one input where it is built, then return it"
+            )
 
 
 def assign_state(net: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

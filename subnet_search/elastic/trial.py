@@ -33,6 +33,10 @@ def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> d
         got = supernet.eval()(*args, **kwargs)
         pairs = zip(tensors_in(wanted), tensors_in(got), strict=True)
         if not all(torch.equal(answer, again) for answer, again in pairs):
+            if not all(answer.isfinite().all() for answer in tensors_in(wanted)):
+                raise InvalidInput(
+                    f"{type(model).__name__} answers the example with NaN or infinity; mend its weights or the example"
+                )
             raise InvalidInput(
                 f"{type(model).__name__} answers the same input differently in two calls, or depends on the type of "
                 "its layers; in evaluation mode a model must be deterministic"

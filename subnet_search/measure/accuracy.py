@@ -39,7 +39,12 @@ def answers(
             targets.append(labels)
         if not logits:
             raise InvalidInput("accuracy needs at least one batch, got none")
-        return check_finite(torch.cat(logits).cpu()), torch.cat(targets).cpu()
+        found = torch.cat(logits).cpu()
+    if not found.isfinite().all() and not all(images.isfinite().all() for images, _ in batches):
+        raise SubnetSearchError(
+            "the network's answers are not finite, as its inputs hold NaN or infinity; mend the data"
+        )
+    return check_finite(found), torch.cat(targets).cpu()
 
 
 def check_finite(logits: Tensor) -> Tensor:

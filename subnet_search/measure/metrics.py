@@ -86,7 +86,7 @@ def _called(metric: Objective, logits: Tensor, targets: Tensor) -> float:
     assert metric.function is not None
     try:
         found = metric.function(logits.clone(), targets.clone())
-    except Exception as error:  # the user's code runs here: anything can come
+    except (Exception, SystemExit) as error:  # the user's code runs here: anything can come
         raise SubnetSearchError(f"metric {metric.name!r} fails: {type(error).__name__}: {error}") from error
     if hasattr(found, "item") and math.prod(getattr(found, "shape", (1,))) == 1:
         found = found.item()  # a tensor or numpy value of one element

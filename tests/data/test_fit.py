@@ -63,6 +63,12 @@ def test_more_outputs_than_classes_are_told_and_allowed() -> None:
     assert told == "the network has 100 outputs for 10 classes; trained for others, it needs a new classifier"
 
 
+def test_probabilities_instead_of_logits_are_told_and_allowed() -> None:
+    told = check_network(nn.Sequential(net(), nn.Softmax(1)), torch.randn(1, 3, 8, 8), splits(highest=2))
+    assert told is not None
+    assert told.startswith("the network answers probabilities")
+
+
 def test_labels_of_loaders_are_looked_at_too(tmp_path: Path) -> None:
     write_folders(tmp_path, {"a": 5, "b": 5, "c": 5})
     folders = load_splits(DataSettings(source=f"imagefolder:{tmp_path}"))

@@ -6,8 +6,10 @@ import itertools
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as tv
 
@@ -83,6 +85,13 @@ def test_processes_read_the_same_images(tmp_path: Path) -> None:
             assert torch.equal(b, d)
 
 
+def test_an_epoch_of_training_leaves_out_a_last_batch_of_one(tmp_path: Path) -> None:
+    write_folders(tmp_path, CLASSES)
+    splits = load(tmp_path, batch_size=17, gate_share=0.0)
+    assert [len(labels) for _, labels in splits.train] == [17]
+    assert [len(labels) for _, labels in splits.calibration or ()] == [17, 1]
+
+
 def test_processes_augment_by_torchs_generator(tmp_path: Path) -> None:
     write_folders(tmp_path, CLASSES)
     train = load(tmp_path, workers=1, augment="crop+flip").train
@@ -129,6 +138,55 @@ def test_the_order_of_files_does_not_depend_on_the_file_system(
     walk = os.walk
     monkeypatch.setattr(os, "walk", lambda *a, **k: ((p, d, n[::-1]) for p, d, n in walk(*a, **k)))
     assert read_folders(tmp_path, Preprocess())[0]["train"].pictures.read == before
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp"])
+def test_torn_images_are_found_before_anything_is_trained(ending: str, tmp_path: Path) -> None:
+    write_folders(tmp_path, CLASSES)
+    whole = tmp_path / "ant" / f"large.{ending}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(whole)
+    check_files(load(tmp_path, size=8))
+    with whole.open("ab") as file:
+        file.write(bytes(100))  # some cameras do
+    check_files(load(tmp_path, size=8))
+    whole.write_bytes(whole.read_bytes()[:-1000])
+    with pytest.raises(
+        InvalidInput, match=rf"1 of 31 images cannot be read: .*large\.{ending} \(.*truncated"
+    ):
+        check_files(load(tmp_path, size=8))
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [("uint16", "I;16"), ("int32", "I"), ("float32", "F")])
+def test_images_of_more_than_8_bits_are_refused_as_pillow_would_cut_them_off(
+    dtype: str, mode: str, tmp_path: Path
+) -> None:
+    write_folders(tmp_path, CLASSES)
+    Image.fromarray(np.full((10, 12), 300, dtype)).save(tmp_path / "ant" / "deep.tif")
+    splits = load(tmp_path)
+    with pytest.raises(InvalidInput, match=rf"deep\.tif \(pixels of more than 8 bits, mode {mode}\)"):
+        check_files(splits)
+    with pytest.raises(InvalidInput, match=r"deep\.tif cannot be read: .*; mend or delete it"):
+        list(itertools.chain(splits.train, splits.search_val, splits.test, splits.gate or ()))
+
+
+def test_links_in_a_circle_are_followed_once(tmp_path: Path) -> None:
+    write_folders(tmp_path, CLASSES)
+    for name in ("again", "too"):
+        (tmp_path / "ant" / name).symlink_to(tmp_path / "ant")
+    splits = load(tmp_path, gate_share=0.0)
+    check_files(splits)
+    assert describe(splits) == describe(load(tmp_path, gate_share=0.0))
+    assert sum(describe(splits)[name] or 0 for name in ("train", "search_val", "test")) == 30
+
+
+@pytest.mark.parametrize(
+    ("link", "to"), [("train/ant/all", "train"), ("test", "train"), ("train/bee/2.jpg", "train/ant/2.png")]
+)
+def test_a_file_in_two_places_is_refused(link: str, to: str, tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", CLASSES)
+    (tmp_path / link).symlink_to(tmp_path / to)
+    with pytest.raises(InvalidInput, match=r"are one file: .* training and test; delete one of them"):
+        check_files(load(tmp_path))
 
 
 @pytest.mark.parametrize(

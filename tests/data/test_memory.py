@@ -22,6 +22,16 @@ def test_tensor_batches_hand_out_every_image_once_and_shuffle_by_torchs_generato
     assert orders[0] == orders[1] != orders[2]
 
 
+@pytest.mark.parametrize(("count", "drawn"), [(9, [4, 4]), (10, [4, 4, 2]), (1, [1]), (5, [4])])
+def test_a_shuffled_epoch_leaves_out_a_last_batch_of_one(count: int, drawn: list[int]) -> None:
+    images = torch.arange(count)
+    shuffled = TensorBatches(images, images, batch_size=4, shuffle=True)
+    assert [len(labels) for _, labels in shuffled] == drawn
+    assert len(shuffled) == len(drawn)
+    assert sum(len(labels) for _, labels in TensorBatches(images, images, batch_size=4)) == count
+    assert [len(labels) for _, labels in TensorBatches(images, images, 1, shuffle=True)] == [1] * count
+
+
 def test_empty_or_unequal_tensors_are_refused() -> None:
     with pytest.raises(InvalidInput, match="2 images, 3 labels"):
         TensorBatches(torch.zeros(2), torch.zeros(3), 1)

@@ -98,7 +98,8 @@ def test_pictures_one_by_one_are_the_same_as_from_memory(tmp_path: Path) -> None
 
 
 def test_a_set_without_parts_is_cut_by_shares() -> None:
-    splits = load("FakeData", options=FAKE, size=8)
+    with_root = {"root": "data", **FAKE}  # as every recipe has it
+    splits = load("FakeData", options=with_root, size=8)
     assert sum(count or 0 for name, count in describe(splits).items() if name != "calibration") == 60
     assert next(iter(splits.train))[0].shape[1:] == (3, 8, 8)
     theirs = np.array([label for _, label in datasets.FakeData(**FAKE)])

@@ -143,6 +143,13 @@ def test_a_random_model_is_refused() -> None:
         make_elastic(Random(), X)
 
 
+def test_a_model_that_answers_nan_is_refused_for_that() -> None:
+    model = nn.Sequential(nn.Conv2d(X.shape[1], 16, 3), nn.Conv2d(16, 4, 3))
+    model[0].weight.data.fill_(float("nan"))
+    with pytest.raises(InvalidInput, match="answers the example with NaN or infinity; mend its weights"):
+        make_elastic(model, X)
+
+
 @pytest.mark.parametrize("form", ["tuple", "dict"])
 def test_examples_may_be_tuples_and_dicts(form: str) -> None:
     class Two(nn.Module):

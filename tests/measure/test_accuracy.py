@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.measure import check_calibrated, correct, top1_percent
 from subnet_search.training import PlainStep
-from tests.small import small_data, small_net, small_splits, small_supernet
+from tests.small import EXAMPLE, small_data, small_net, small_splits, small_supernet
 
 
 class Echo(nn.Module):
@@ -52,8 +52,16 @@ def test_training_goes_on_after_a_measurement_of_the_active_subnet() -> None:
 def test_an_answer_that_is_not_finite_is_an_error_and_not_an_accuracy() -> None:
     net = small_net()
     net.classifier.bias.data.fill_(float("nan"))
-    with pytest.raises(SubnetSearchError, match="not finite"):
+    with pytest.raises(SubnetSearchError, match="not finite; its weights or statistics are broken"):
         top1_percent(net, small_splits().search_val)
+
+
+def test_inputs_that_are_not_finite_are_told_from_broken_weights() -> None:
+    images = torch.full((2, *EXAMPLE.shape[1:]), float("nan"))
+    with pytest.raises(
+        SubnetSearchError, match="not finite, as its inputs hold NaN or infinity; mend the data"
+    ):
+        top1_percent(small_net(), [(images, torch.tensor([0, 1]))])
 
 
 def test_no_batch_and_wrong_sizes_are_refused() -> None:

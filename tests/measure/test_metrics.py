@@ -66,6 +66,7 @@ def test_a_metric_sees_logits_and_targets_and_cannot_spoil_them() -> None:
         (lambda logits, targets: "93.0", "must return one number, got str"),
         (lambda logits, targets: {"f1": 1.0}, "must return one number, got dict"),
         (lambda logits, targets: 1 / 0, "metric 'mine' fails: ZeroDivisionError: division by zero"),
+        (lambda logits, targets: sys.exit(3), "metric 'mine' fails: SystemExit: 3"),
         (lambda logits: 1.0, "metric 'mine' fails: TypeError"),
     ],
 )
