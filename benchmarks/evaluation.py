@@ -28,6 +28,7 @@ from search_spaces import SubnetConfig
 from subnet_search.data import Batch
 from subnet_search.elastic import recalibrate
 from subnet_search.elastic.extraction import cut_out
+from subnet_search.elastic.folding import Fold, find_folds, folded
 from subnet_search.measure import describe_device, make_evaluator
 from subnet_search.memory import in_order, keep_freed_memory
 from subnet_search.pipeline import advance, begin
@@ -66,6 +67,7 @@ class Way:
     calibration_images: int = STRAIGHT_IMAGES
     channels_last: bool = False
     bf16: bool = False
+    fold: bool = False
     share_prefixes: bool = False
     extract: bool = False
     calibration_seed: int = 0
@@ -85,9 +87,10 @@ LADDER = (
     ),
     last := replace(fewer, name="+ channels last", channels_last=True),
     rounded := replace(last, name="+ bf16", bf16=True),
-    OURS := replace(rounded, name="+ shared prefixes (the product's evaluator)", share_prefixes=True),
+    folding := replace(rounded, name="+ batch norms folded", fold=True),
+    OURS := replace(folding, name="+ shared prefixes (the product's evaluator)", share_prefixes=True),
 )
-EXTRACTED = replace(rounded, name="without shared prefixes, extracted instead of active", extract=True)
+EXTRACTED = replace(rounded, name="up to bf16, extracted instead of active", extract=True)
 
 
 class Evaluations:
@@ -140,16 +143,24 @@ def _evaluator(bench: Workbench, way: Way) -> Callable[[SubnetConfig], float]:
     if way.images_in_memory:
         search_val = [(in_order(x, way.channels_last), y) for x, y in search_val]
         calibration = [(in_order(x, way.channels_last), y) for x, y in calibration]
-    return partial(_one_by_one, bench, way, calibration, search_val)
+    folds = find_folds(bench.supernet.model) if way.fold else []
+    return partial(_one_by_one, bench, way, folds, calibration, search_val)
 
 
 def _one_by_one(
-    bench: Workbench, way: Way, calibration: list[Batch], search_val: Iterable[Batch], config: SubnetConfig
+    bench: Workbench,
+    way: Way,
+    folds: list[Fold],
+    calibration: list[Batch],
+    search_val: Iterable[Batch],
+    config: SubnetConfig,
 ) -> float:
     supernet = bench.supernet
     statistics = recalibrate(supernet, config, calibration)
     mode = torch.inference_mode if way.inference_mode else torch.no_grad
-    with supernet.subnet(config, statistics), mode(), torch.autocast("cpu", torch.bfloat16, way.bf16):
+    dtype = torch.bfloat16 if way.bf16 else None
+    rounding = torch.autocast("cpu", torch.bfloat16, way.bf16)
+    with supernet.subnet(config, statistics), mode(), rounding, folded(folds, dtype):
         net = cut_out(supernet, config, statistics) if way.extract else supernet
         found = [(net(images).argmax(dim=1) == labels) for images, labels in search_val]
     return 100 * float(torch.cat(found).float().mean())
@@ -269,9 +280,9 @@ def _page(found: dict[str, Any]) -> str:
             "",
             *tried,
             "",
-            f"Kendall tau of two straightforward runs with different calibration images: "
-            f"{found['tau_of_two_straightforward_runs']:.4f}. The product's evaluator, mean of tau with either, by its "
-            "number of calibration images:",
+            "Kendall tau of two straightforward runs with different calibration images: "
+            f"{found['tau_of_two_straightforward_runs']:.4f}.",
+            "The product's evaluator, mean of tau with either, by its number of calibration images:",
             "",
             "| calibration images | tau | nets per second |",
             "|---|---|---|",

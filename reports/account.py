@@ -68,6 +68,8 @@ def notes(run: RunView) -> list[str]:
     failed = [chosen.label for chosen in run.chosen if chosen.proof and not chosen.proof.get("passed")]
     if failed:
         told.append(f"The proof of {', '.join(failed)} failed: do not use these files.")
+    if run.damaged:
+        told.append(f"Changed after being written, do not use: {', '.join(run.damaged)}.")
     return told
 
 

@@ -38,6 +38,7 @@ def read_run(folder: str | Path) -> RunView:
         costs = costs_from_json(run.read_json("costs.json")) if run.has("costs.json") else None
         coverage = _json(run, "coverage.json")
         seen, failures, left_out = _evaluations(run, space, costs)
+        chosen = _chosen(run, space, costs, seen)
         return RunView(
             name=run.folder.resolve().name,
             settings_toml=toml,
@@ -55,11 +56,20 @@ def read_run(folder: str | Path) -> RunView:
             front_state=front.get("state", "complete"),
             front=tuple(member["key"] for member in front.get("members", ())),
             reference=front.get("reference") or {},
-            full=_full(coverage, seen, space, costs),
+            full={**_latency(run), **_full(coverage, seen, space, costs)},
             full_test=_json(run, "metrics.json").get("test", {}),
-            chosen=_chosen(run, space, costs, seen),
+            chosen=chosen,
+            damaged=tuple(name for one in chosen for name, _ in one.files if not _is_sound(run, name)),
             events=tuple(run.events()),
         )
+
+
+def _is_sound(run: Run, name: str) -> bool:
+    try:
+        run.verify(name)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _json(run: Run, name: str) -> dict[str, Any]:
@@ -67,6 +77,12 @@ def _json(run: Run, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidInput(f"{name} of run {run.folder} must hold an object, got {type(content).__name__}")
     return content
+
+
+def _latency(run: Run) -> dict[str, float]:
+    """The whole network's latency, which is measured also where the search never looks at it."""
+    reference = _json(run, "latency.json").get("reference")
+    return {} if reference is None else {"latency_ms": float(reference["median_ms"])}
 
 
 def _costs_of(config: SubnetConfig, space: SearchSpace | None, costs: CostTable | None) -> dict[str, float]:

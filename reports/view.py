@@ -73,6 +73,7 @@ class RunView:
     full: Mapping[str, float] = field(default_factory=dict)  # what is known of the largest net
     full_test: Mapping[str, float] = field(default_factory=dict)
     chosen: tuple[Chosen, ...] = ()
+    damaged: tuple[str, ...] = ()  # files of chosen sub-nets that are no longer what was written
     events: tuple[Mapping[str, Any], ...] = ()
 
     def setting(self, table: str, key: str) -> Any:

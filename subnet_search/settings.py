@@ -214,7 +214,7 @@ class EvaluateSettings(Settings):
 
     calibration_images: Count = 512
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    memory_mib: Whole = 1024
+    memory_mib: Whole = 2048
     timeout_seconds: Positive = 3600.0
     device: Device = "auto"
     seed: Seed = 0

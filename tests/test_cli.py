@@ -58,6 +58,19 @@ def test_debug_anywhere_shows_the_traceback_and_keeps_the_code(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_every_line_of_a_message_is_short_enough_to_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = InvalidInput(f"a rule, got {'x' * 10_000}; a way out\nanother rule")
+    monkeypatch.setattr(cli, "_walk", fail_with(error))
+    assert run_command(["quickstart"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("refused: a rule, got xxx")
+    assert first.endswith("xxx; a way out")
+    assert len(first) <= 600
+    assert second == "another rule"
+
+
 def test_sigterm_is_143_and_gives_the_handler_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,12 @@ def test_the_seed_and_the_device_hold_for_stages_without_their_own() -> None:
         ("seed = -1\n" + MINIMAL, ["line 1: seed should be greater than or equal to 0, got -1"]),
         (MINIMAL + "[train]\nepochs = 'x'\n[rank]\nimages = 0\n", ["line 4: [train]", "line 6: [rank]"]),
         ("[model\n", ["not valid TOML", "line 1"]),
+        (MINIMAL + "lr = 1" + "0" * 5000, ["not valid TOML", "digits"]),
+        ("name = " + "[" * 100_000, ["not valid TOML", "nested too deeply"]),
+        (
+            MINIMAL + f"[elastic]\ninclude = {[1] * 99}\n",
+            ["line 4: [elastic] include.19", "and 79 problems more"],
+        ),
         (
             MINIMAL + "[search]\nevaluations = 9\nobjectives = ['top1', 'macs']\n",
             ["line 5: [search] unknown objective 'top1'; did you mean 'top1_percent'?", "known are"],

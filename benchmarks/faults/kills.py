@@ -13,7 +13,7 @@ from benchmarks.faults.child import Child, Ended, command
 from benchmarks.faults.road import COMMANDS, Road, Row, same_page
 from subnet_search.record.atomic import TEMPORARY
 
-PER_COMMAND = 20
+PER_COMMAND = 16
 LATER_S = 0.15  # between the beginning of a stage and the kill by time
 
 

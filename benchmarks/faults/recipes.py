@@ -6,9 +6,9 @@ import contextlib
 import io
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tomli_w
@@ -18,6 +18,8 @@ from search_spaces import InvalidInput
 from subnet_search import cli
 from subnet_search.recipe import QUICKSTART, TABLES, parse_recipe, read_recipe, recipe_to_toml
 from subnet_search.settings import Settings
+
+T = TypeVar("T")
 
 NUM_MUTATIONS = 1000
 LONGEST_LINE = 600  # characters; nobody reads more
@@ -116,11 +118,12 @@ def _run(path: Path) -> tuple[int, str]:
 
 
 ODD_VALUES = (
-    '""', '"x"', '"\\u0000"', '"\\u001b[31m\\n"', '"äöü 🙂"', '"25%"', '"-5%"', '"1e999%"', "0", "-1", "1", "0.5", "1.5", "-0.0",
-    "1e308", "1e-320", "nan", "inf", "-inf", "99999999999999999999", "9223372036854775807", "-9223372036854775808",
-    "0x7fffffff", "1" + "0" * 5000, "true", "false", "[]", "[1]", '["a", "a"]', '[["a"], 1]', "[nan]", "[[[[]]]]", "{}",
-    "{ a = 1 }", "{ macs = nan }", "{ macs = { macs = 1 } }", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z",
-    '"' + "long " * 2000 + '"', "[" + "1, " * 2000 + "]", '"""\nseveral\nlines\n"""', "'single'",
+    '""', '"x"', '"\\u0000"', '"\\u001b[31m\\n"', '"äöü 🙂"', '"25%"', '"-5%"', '"1e999%"', "0", "-1", "1", "0.5",
+    "1.5", "-0.0", "1e308", "1e-320", "nan", "inf", "-inf", "99999999999999999999", "9223372036854775807",
+    "-9223372036854775808", "0x7fffffff", "1" + "0" * 5000, "true", "false", "[]", "[1]", '["a", "a"]', '[["a"], 1]',
+    "[nan]", "[[[[]]]]", "{}", "{ a = 1 }", "{ macs = nan }", "{ macs = { macs = 1 } }", "1979-05-27", "07:32:00",
+    "1979-05-27T07:32:00Z", '"' + "long " * 2000 + '"', "[" + "1, " * 2000 + "]", '"""\nseveral\nlines\n"""',
+    "'single'",
 )  # fmt: skip
 
 
@@ -132,7 +135,7 @@ def _keys(lines: list[str]) -> list[int]:
     return [number for number, line in enumerate(lines) if re.match(r"\s*\w+\s*=", line)]
 
 
-def _pick(items: Any, rng: np.random.Generator) -> Any:
+def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
@@ -255,22 +258,31 @@ def _damaged_bytes(text: str, rng: np.random.Generator) -> bytes:
 def _no_text(text: str, rng: np.random.Generator) -> bytes:
     kinds = [b"", b"\n\n", b"\xef\xbb\xbf", rng.bytes(400), b"\x7fELF" + rng.bytes(99), text.encode("utf-16")]
     kinds += [b"[" * 100_000, b"a = " + b"[" * 100_000, b"# nothing\n", b"{}", b"x" * 1_000_000]
-    return bytes(_pick(kinds, rng))
+    return _pick(kinds, rng)
+
+
+NOT_THERE: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("model", "name"): (
+        "torchvision:resnet1", "torchvision:", "nothing:here", "subnet_search.small_models:digits_cn", "os:system",
+        "json:loads", "os.path:join", "builtins:exit", ":", "..:x", "x", "a:b:c", "", "🙂:🙂",
+    ),
+    ("model", "weights"): (
+        "missing.safetensors", "/", "", "/dev/null", "DEFAULTS", "~nobody/x.safetensors", "a" * 5000,
+    ),
+    ("data", "source"): (
+        "npz:missing.npz", "npz:", "npz:/", "npz:\0", "npz:" + "a" * 5000, "imagefolder:missing",
+        "imagefolder:/dev/null", "torchvision:CIFAR11", "torchvision:", "nothing:here", "json:loads", "digit", "",
+    ),
+    ("device", "name"): ("cuda:99", "cuda:7"),
+    ("evaluate", "metrics"): tuple(
+        {"odd": {"function": name, "goal": "max"}} for name in ("nothing:here", "os:nothing", "json:loads")
+    ),
+}  # fmt: skip
 
 
 def _not_there(text: str, rng: np.random.Generator) -> bytes:
-    where = [
-        ("model", "name", ("torchvision:resnet1", "nothing:here", "torchvision:", ":", "os:system", "json:loads", "x", "a:b:c")),
-        ("model", "name", ("subnet_search.small_models:digits_cn", "os.path:join", "..:x", "", "builtins:exit", "🙂:🙂")),
-        ("model", "weights", ("missing.safetensors", "/", "", "/dev/null", "DEFAULTS", "~nobody/x.safetensors", "a" * 5000)),
-        ("data", "source", ("npz:missing.npz", "npz:", "npz:/", "imagefolder:missing", "imagefolder:/dev/null", "digit", "")),
-        ("data", "source", ("torchvision:CIFAR11", "torchvision:", "nothing:here", "json:loads", "npz:\0", "npz:" + "a" * 5000)),
-        ("device", "name", ("cuda:99", "cuda:7")),
-        ("evaluate", "metrics", ({"odd": {"function": "nothing:here", "goal": "max"}},)),
-        ("evaluate", "metrics", ({"odd": {"function": "os:nothing", "goal": "min"}},)),
-        ("evaluate", "metrics", ({"odd": {"function": "json:loads", "goal": "min"}},)),
-    ]  # fmt: skip
-    table, key, values = _pick(where, rng)
+    table, key = _pick(list(NOT_THERE), rng)
+    values = NOT_THERE[table, key]
     document = tomllib.loads(_pick((RECIPE, QUICKSTART), rng))
     if key == "metrics":
         document["search"]["objectives"] = ["top1_percent", "macs"]

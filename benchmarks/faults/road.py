@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.faults.child import Ended, command, import_as
 from benchmarks.faults.compare import differences
 from benchmarks.faults.disk import Disk
 from subnet_search.record import open_run
+
+T = TypeVar("T")
 
 RECIPE = """
 [model]
@@ -158,12 +160,12 @@ class Road:
         """The stages of a command."""
         return {"rank": ("prepare", "teacher", "rank"), "export": ("test", "export")}.get(name, (name,))
 
-    def picked(self, numbers: list[int], most: int) -> list[int]:
-        """At most so many of the numbers (fewer in a reduced run), spread evenly, the ends included."""
+    def picked(self, items: Sequence[T], most: int) -> Sequence[T]:
+        """At most so many of the items (fewer in a reduced run), spread evenly, the ends included."""
         most = max(2, round(most * self.share))
-        if len(numbers) <= most:
-            return numbers
-        return [numbers[round(n * (len(numbers) - 1) / (most - 1))] for n in range(most)]
+        if len(items) <= most:
+            return items
+        return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
 
     def differences(self, folder: Path, name: str) -> list[str]:
         """In what a run differs from the unbroken one after that command."""

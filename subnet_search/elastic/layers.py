@@ -72,16 +72,24 @@ class ElasticLayer(Exchanged):
     active: Active | None = None
 
 
-class _ElasticConv(ElasticLayer):
+class ElasticConv(ElasticLayer):
+    """Convolutions; while `folded` is set (weight, bias and groups of the active part), that is what they use."""
+
     convolve: Callable[..., Tensor]
+    folded: tuple[Tensor, Tensor, int] | None = None
 
     def forward(self: Any, x: Tensor) -> Tensor:
+        """`[B, C, ...]` with C sliced."""
         active = self.active
-        if active is None:
+        if active is not None:
+            _expect(self, x.shape[1], active.num_inputs)
+        if self.folded is not None:
+            weight, bias, groups = self.folded
+        elif active is None:
             return super().forward(x)  # type: ignore[misc]
-        _expect(self, x.shape[1], active.num_inputs)
-        weight, groups = sliced_conv_weight(self, active)
-        bias = None if self.bias is None else take(self.bias, 0, active.outputs)
+        else:
+            weight, groups = sliced_conv_weight(self, active)
+            bias = None if self.bias is None else take(self.bias, 0, active.outputs)
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -97,19 +105,19 @@ def sliced_conv_weight(conv: Any, active: Active) -> tuple[Tensor, int]:
     return weight, conv.groups * active.num_outputs // conv.out_channels
 
 
-class ElasticConv1d(_ElasticConv, nn.Conv1d):
+class ElasticConv1d(ElasticConv, nn.Conv1d):
     """`[B, C, L]` with C sliced."""
 
     convolve = staticmethod(F.conv1d)
 
 
-class ElasticConv2d(_ElasticConv, nn.Conv2d):
+class ElasticConv2d(ElasticConv, nn.Conv2d):
     """`[B, C, H, W]` with C sliced."""
 
     convolve = staticmethod(F.conv2d)
 
 
-class ElasticConv3d(_ElasticConv, nn.Conv3d):
+class ElasticConv3d(ElasticConv, nn.Conv3d):
     """`[B, C, D, H, W]` with C sliced."""
 
     convolve = staticmethod(F.conv3d)
@@ -134,13 +142,15 @@ class ElasticBatchNorm(ElasticLayer):
     In training, running statistics are updated for the largest sub-net only; every other one normalises with
     those of the batch and writes nothing. In evaluation `statistics` (mean and variance of the kept channels)
     are used where given, else the kept part of the running ones. While `collected` is set, the statistics of
-    the batches seen are averaged there, as torch does with momentum=None.
+    the batches seen are averaged there, as torch does with momentum=None; while `folded` is, the convolution
+    before does the work.
     """
 
     updates_running = True
     statistics: tuple[Tensor, Tensor] | None = None
     collected: tuple[Tensor, Tensor] | None = None
     batches_collected = 0
+    folded = False
 
     def start_collecting(self: Any) -> None:
         """Averages the statistics of the batches to come, for the channels kept now."""
@@ -152,6 +162,8 @@ class ElasticBatchNorm(ElasticLayer):
         """`[B, C, ...]` with C sliced."""
         kept = None if self.active is None else self.active.inputs
         _expect(self, x.shape[1], self.num_features if self.active is None else self.active.num_inputs)
+        if self.folded:
+            return x
         if self.training and self.updates_running and self.collected is None:
             return super().forward(x)  # type: ignore[misc]
         weight = None if self.weight is None else take(self.weight, 0, kept)
@@ -218,6 +230,7 @@ ELASTIC: dict[type[nn.Module], type[nn.Module]] = {
 }
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {elastic: plain for plain, elastic in ELASTIC.items()}
 _SKIPPABLE: dict[type[nn.Module], type[nn.Module]] = {}
+_OWN = ("active", "skipped", "updates_running", "statistics", "collected", "batches_collected", "folded")
 
 
 def make_layer_elastic(layer: nn.Module) -> None:
@@ -244,7 +257,7 @@ def make_plain(module: nn.Module) -> None:
     """Gives a module its own class back and forgets what was active."""
     if type(module) in _PLAIN:
         module.__class__ = _PLAIN[type(module)]
-        for name in ("active", "skipped", "updates_running", "statistics", "collected", "batches_collected"):
+        for name in _OWN:
             module.__dict__.pop(name, None)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces import SubnetConfig
+from subnet_search.elastic.folding import Fold, find_folds
 from subnet_search.elastic.layers import ElasticBatchNorm, ElasticLayer, SkippableBlock
 from subnet_search.elastic.supernet import Supernet
 
@@ -26,11 +27,13 @@ class Span:
     Attributes:
         run: takes and gives a batch, of the supernet's active config.
         norms: the span's batch norms by path.
+        folds: those of them that can be folded into a convolution of the span.
         knobs: all knobs that decide what comes out, from the network's input on; None: all there are.
     """
 
     run: Callable[[Tensor], Tensor]
     norms: dict[str, ElasticBatchNorm]
+    folds: tuple[Fold, ...]
     knobs: tuple[str, ...] | None = None
 
     def key(self, config: SubnetConfig) -> tuple[int, ...]:
@@ -48,7 +51,8 @@ def cut_into_spans(supernet: Supernet, fits: Callable[[int], bool]) -> tuple[Spa
         supernet: on its largest config, in evaluation mode.
         fits: whether so many numbers per image may be remembered at a cut.
     """
-    whole = (Span(supernet, supernet.batch_norms),)
+    folds = find_folds(supernet.model)
+    whole = (Span(supernet, supernet.batch_norms, tuple(folds)),)
     example = supernet.example
     if not isinstance(example, Tensor):
         return whole
@@ -63,7 +67,8 @@ def cut_into_spans(supernet: Supernet, fits: Callable[[int], bool]) -> tuple[Spa
     except Exception:  # the user's forward cannot be followed, in one of many ways: then it runs whole
         return whole
     knobs = [*(names for _, names in cuts), None]
-    return tuple(map(Span, parts, norms, knobs))
+    inside = [tuple(f for f in folds if _holds(p, f.conv_path) and _holds(p, f.norm_path)) for p in parts]
+    return tuple(map(Span, parts, norms, inside, knobs))
 
 
 class _CoarseTracer(fx.Tracer):

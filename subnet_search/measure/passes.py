@@ -14,6 +14,7 @@ from torch import Tensor
 from search_spaces import InvalidInput, SubnetConfig
 from subnet_search.batches import on_device, to_device
 from subnet_search.data import Batch
+from subnet_search.elastic.folding import folded
 from subnet_search.elastic.spans import Span, cut_into_spans
 from subnet_search.elastic.statistics import Statistics, collect
 from subnet_search.elastic.supernet import Supernet
@@ -38,9 +39,10 @@ class SharedPasses:
 
     The network is cut where few different sub-nets have been possible so far (`elastic/spans.py`). What came out
     there, and the batch-norm statistics up to there, are remembered for sub-nets to come; the longest unused goes
-    first. Answers and statistics are bit for bit those of each sub-net by itself.
+    first. Statistics are bit for bit those of `recalibrate`; answers do not depend on what was evaluated before.
 
-    Images go through channels last where the network lets them, and in bf16 if `bf16`; calibration is in fp32.
+    Images go through channels last where the network lets them, with batch norms folded into the convolutions before
+    them, and in bf16 if `bf16`; calibration is in fp32.
 
     Args:
         supernet: in any mode; works on `device` and comes back after each pass.
@@ -70,6 +72,7 @@ class SharedPasses:
         size: torch.Size | None = None,
     ) -> None:
         self._supernet, self._device, self._size = supernet, device, size
+        self._weight_dtype = torch.bfloat16 if bf16 else None
         self._autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
         shown = [inputs.to(device) for inputs, _ in calibration]
         with on_device(device, supernet):
@@ -157,7 +160,7 @@ class SharedPasses:
         values, calibration = collect(span.norms, span.run, reached.calibration)
         for path, norm in span.norms.items():
             norm.statistics = Statistics(config.key, values).of(path)
-        with self._autocast():
+        with self._autocast(), folded(span.folds, self._weight_dtype):
             images = [span.run(batch) for batch in reached.images]
         return _Reached(calibration, images, reached.statistics | values)
 

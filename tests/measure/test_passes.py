@@ -37,8 +37,15 @@ def test_answers_and_statistics_are_those_of_each_subnet_by_itself(memory_bytes:
         assert all(torch.equal(tensor, statistics.values[name]) for name, tensor in alone.values.items())
         with supernet.subnet(config, alone):
             expected, labels = answers(supernet, IMAGES)
-        assert torch.equal(logits, expected)
+        assert torch.allclose(logits, expected, atol=1e-5)  # batch norms are folded
         assert torch.equal(targets, labels)
+
+
+def test_what_was_evaluated_before_does_not_change_an_answer() -> None:
+    supernet = small_supernet()
+    shared, configs = passes(supernet), supernet.space.sample(np.random.default_rng(0), 8)
+    for config in configs:
+        assert torch.equal(shared.answers(config)[0], passes(supernet).answers(config)[0])
 
 
 def test_in_bf16_answers_are_rounded_but_statistics_are_not() -> None:
@@ -49,14 +56,12 @@ def test_in_bf16_answers_are_rounded_but_statistics_are_not() -> None:
     ).answers(config)
     alone = recalibrate(supernet, config, CALIBRATION)
     assert all(torch.equal(tensor, statistics.values[name]) for name, tensor in alone.values.items())
-    with supernet.subnet(config, alone), torch.autocast("cpu", torch.bfloat16):
-        rounded = answers(supernet, IMAGES)[0].float()
     with supernet.subnet(config, alone):
         exact = answers(supernet, IMAGES)[0]
     assert logits.dtype == torch.float32
-    assert torch.equal(logits, rounded)
+    assert torch.equal(logits, logits.bfloat16().float())
     assert not torch.equal(logits, exact)
-    assert torch.allclose(logits, exact, atol=0.1)
+    assert torch.allclose(logits, exact, atol=0.02)
 
 
 def test_what_two_subnets_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -273,6 +274,22 @@ def test_a_full_disk_is_told_with_path_and_way_out_and_the_old_file_stays(folder
     assert in_a_child(fill) == 0
     with open_run(folder) as run:
         assert run.read("a.bin") == b"old"
+
+
+def test_a_folder_that_may_not_be_written_is_told_with_the_way_out_and_can_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(path: object, flags: int, *more: object, **named: object) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, flags, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SubnetSearchError, match=r"cannot write .*Read-only.*give write permission"):
+        open_run(folder)
+    assert open_run(folder, write=False).read("settings.toml") == b"seed = 1\n"
 
 
 def test_events_survive_a_torn_line(folder: Path) -> None:

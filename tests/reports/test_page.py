@@ -232,6 +232,26 @@ def test_a_run_that_has_only_settings_has_a_report(tmp_path: Path) -> None:
     assert "The network has not been converted yet" in write_report(tmp_path / "run").read_text()
 
 
+def test_damaged_files_of_chosen_subnets_are_said(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert not any("do not use" in note for note in notes(read_run(folder)))
+    file = next(folder.glob("subnets/*/net.pt2"))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert f"Changed after being written, do not use: {file.relative_to(folder)}." in notes(read_run(folder))
+
+
+@pytest.mark.parametrize("time_s", [1e15, -1e15, -3600.0])
+def test_a_clock_that_is_wrong_does_not_keep_a_report_from_being_written(
+    time_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with create_run(tmp_path / "run", SETTINGS) as run:
+        run.event("begin", stage="train")
+        monkeypatch.setattr("time.time", lambda: time_s)
+        run.event("end", stage="train", seconds=3.5)
+    words = Page(build_page(read_run(tmp_path / "run"), [])[0]).words
+    assert re.search(r"Last event\s*(1969-12-31 23:00 UTC|.*says the clock of that machine)", words)
+
+
 def test_failures_and_failed_proofs_are_said_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=20, chosen=1)
     with open_run(folder) as run:

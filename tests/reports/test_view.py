@@ -92,6 +92,13 @@ def test_the_full_net_is_known_by_costs_before_it_is_measured(tmp_path: Path) ->
     assert "top1_percent" not in view.full
 
 
+def test_the_full_nets_latency_is_known_where_the_search_never_looked_at_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=0)
+    with open_run(folder) as run:
+        run.write_json("latency.json", {"profile": {}, "reference": {"median_ms": 3.5}})
+    assert read_run(folder).full["latency_ms"] == 3.5
+
+
 def test_unknown_values_are_refused_with_those_that_are_known(view: RunView) -> None:
     with pytest.raises(InvalidInput, match=r"no values of 'latency_ms'; known are macs, .*top1_percent"):
         view.goal("latency_ms")

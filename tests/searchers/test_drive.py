@@ -192,6 +192,37 @@ def test_a_search_killed_outright_and_continued_has_the_record_of_the_unbroken_o
         assert content(run.journal) == content(unbroken.journal)
 
 
+def test_a_search_stopped_while_it_evaluates_asks_that_again(tmp_path: Path) -> None:
+    class Stopped(Toy):
+        def __call__(self, config: SubnetConfig) -> Evaluation:
+            if len(self.asked) == 6:
+                raise KeyboardInterrupt
+            return super().__call__(config)
+
+    with create_run(tmp_path / "run", "") as run:
+        with pytest.raises(KeyboardInterrupt):
+            go(Stopped(), run=run)
+        assert len(run.journal.pending()) == 1
+        assert not [line for line in run.journal.lines() if line["kind"] == "failed"]
+        assert go(Toy(), run=run) == go(Toy())
+
+
+def test_wall_clocks_and_the_times_of_files_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**9, 0, -3600))  # an hour back at each look
+    monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+    with create_run(tmp_path / "run", "") as run:
+        run.event("begin", stage="search")
+        assert go(Toy(), run=run) == go(Toy())
+    for path in (tmp_path / "run").iterdir():
+        os.utime(path, (4e9, 4e9))
+    again = Toy()
+    with open_run(tmp_path / "run") as run:
+        assert go(again, run=run) == go(Toy())
+    assert again.asked == []
+
+
 def test_a_failing_evaluation_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
     with create_run(tmp_path / "run", "") as run:
         result = go(Toy(lambda n, config: n % 3 == 0), run=run)
