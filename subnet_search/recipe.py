@@ -198,7 +198,9 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
         missed = TABLES.keys() - built.keys()
         problems += [_at(text, "", name, said) for name, said in error.problems if name not in missed]
     if problems:
-        more = [f"and {len(problems) - MOST_PROBLEMS:,} problems more"] if len(problems) > MOST_PROBLEMS else []
+        more = (
+            [f"and {len(problems) - MOST_PROBLEMS:,} problems more"] if len(problems) > MOST_PROBLEMS else []
+        )
         raise InvalidInput(f"{source} is refused: " + "\n".join([*problems[:MOST_PROBLEMS], *more]))
     return recipe
 
