@@ -192,6 +192,7 @@ def collect(
     """Everything the page shows of one seed, as plain data."""
     run, largest = bench.run, bench.space.largest()
     controls = {config.key for nets in pairs for name, config in nets.items() if name != CHOSEN}
+    controls -= {nets[CHOSEN].key for nets in pairs}  # the search may choose one of its controls
     nets = [measured(run, bench, config) for config in bench.chosen() if config.key not in controls]
     compared_nets = []
     for pair in pairs:
@@ -262,7 +263,7 @@ def as_page(evidence: Evidence, stored: dict[str, Any]) -> str:
     missing = [seed for seed in evidence.seeds if str(seed) not in seeds]
     parts = [evidence.head.format(command=evidence.command)]
     if missing:
-        parts.append(f"**Not finished**: seeds {', '.join(map(str, missing))} are still to come.\n")
+        parts.append(f"**Not finished**: still to come of the seeds: {', '.join(map(str, missing))}.\n")
     parts += [_whole(seeds), _compared(evidence, seeds), _chosen(seeds), _hypervolume(seeds)]
     parts.append(f"![Test accuracy against multiply-adds]({evidence.name}.png)\n")
     parts.append(
