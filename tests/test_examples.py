@@ -44,7 +44,8 @@ def made_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(ROOT)
     for folder in ("fashion-mnist", "cifar10-jpeg", "cifar10-resnet-weights"):
         (tmp_path / folder).mkdir()
-    arrays = {f"x_{part}": images(count, 28, 28) for part, count in {"train": 400, "test": 50}.items()}
+    drawn = images(450, 28, 28)
+    arrays = {"x_train": drawn[:400], "x_test": drawn[400:]}
     arrays |= {name.replace("x", "y"): np.arange(len(x), dtype=np.uint8) % 10 for name, x in arrays.items()}
     np.savez(tmp_path / "fashion-mnist" / "fashion_mnist.npz", **arrays)
     runpy.run_path(str(EXAMPLES / "cifar10_jpeg.py"))["write_noise"](tmp_path / "cifar10-jpeg")
