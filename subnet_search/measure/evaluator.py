@@ -78,9 +78,10 @@ class SupernetEvaluator:
         self._supernet, self._device = supernet, resolve_device(settings.device)
         self._seed = settings.seed
         self._size = input_size(supernet.example)
-        self._bf16 = settings.precision == "bf16" or (
+        rounds = settings.precision == "bf16" or (
             settings.precision == "auto" and has_fast_bf16(self._device)
         )
+        self._bf16 = rounds and all(p.dtype == torch.float32 for p in supernet.parameters())
         source = splits.train if splits.calibration is None else splits.calibration
         images = first_images(source, settings.calibration_images, settings.seed, self._size)
         self._calibration = [(x.to(self._device), y.to(self._device)) for x, y in images]
@@ -146,7 +147,7 @@ class SupernetEvaluator:
         config = self._supernet.space.canonical(config)
         if config.key not in self._statistics:
             with on_device(self._device, self._supernet):
-                found = recalibrate(self._supernet, config, self._calibration)
+                found = recalibrate(self._supernet, config, self._passes.calibration)
             self._keep(config, found)
         return self._statistics[config.key]
 

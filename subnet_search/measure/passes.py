@@ -39,7 +39,8 @@ class SharedPasses:
 
     The network is cut where few different sub-nets have been possible so far (`elastic/spans.py`). What came out
     there, and the batch-norm statistics up to there, are remembered for sub-nets to come; the longest unused goes
-    first. Statistics are bit for bit those of `recalibrate`; answers do not depend on what was evaluated before.
+    first. Statistics are bit for bit those of `recalibrate` on `calibration`; answers do not depend on what was
+    evaluated before.
 
     Images go through channels last where the network lets them, with batch norms folded into the convolutions before
     them, and in bf16 if `bf16`; calibration is in fp32.
@@ -55,6 +56,7 @@ class SharedPasses:
 
     Attributes:
         images: the batches, in memory or as they were given.
+        calibration: the inputs that set the statistics, in the order of memory in which they do so.
 
     Raises:
         InvalidInput: no batch, or one that does not fit.
@@ -77,7 +79,7 @@ class SharedPasses:
         shown = [inputs.to(device) for inputs, _ in calibration]
         with on_device(device, supernet):
             self._last = bool(shown) and runs_channels_last(supernet, shown[0])
-        self._calibration = [in_order(inputs, self._last) for inputs in shown if supernet.uses_batch_norm]
+        self.calibration = [in_order(inputs, self._last) for inputs in shown if supernet.uses_batch_norm]
         self._left = memory_bytes
         self.images: Iterable[Batch] = self._in_memory(images) or images
         self._reached: OrderedDict[tuple[int, tuple[int, ...]], _Reached] = OrderedDict()
@@ -94,7 +96,7 @@ class SharedPasses:
         with self._ready(config), torch.inference_mode():
             place, reached = self._remembered(config)
             if place == 0:
-                reached = _Reached(self._calibration, self._inputs(targets), {})
+                reached = _Reached(self.calibration, self._inputs(targets), {})
             for span in self._spans[place:]:
                 reached = self._pass(span, config, reached)
                 self._remember(span, config, reached)
@@ -134,7 +136,7 @@ class SharedPasses:
         """Whether so many numbers per image may be remembered."""
         if not isinstance(self.images, list):
             return False
-        count = sum(map(len, self._calibration)) + sum(len(labels) for _, labels in self.images)
+        count = sum(map(len, self.calibration)) + sum(len(labels) for _, labels in self.images)
         return FLOAT_BYTES * numbers * count <= LARGEST_PART * self._left
 
     def _remembered(self, config: SubnetConfig) -> tuple[int, _Reached]:

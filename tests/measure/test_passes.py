@@ -6,14 +6,16 @@ import torch
 from torch import nn
 
 from search_spaces import InvalidInput, SubnetSearchError
-from subnet_search.data import TensorBatches
+from subnet_search.data import Splits, TensorBatches
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
+from subnet_search.measure import make_evaluator
 from subnet_search.measure.accuracy import answers
 from subnet_search.measure.passes import SharedPasses
-from subnet_search.settings import ElasticSettings
+from subnet_search.settings import ElasticSettings, EvaluateSettings
 from tests.small import EXAMPLE, small_data, small_supernet
+from tests.toys import make_toy
 
 CALIBRATION = list(TensorBatches(*small_data(32, seed=1), 16))
 IMAGES = TensorBatches(*small_data(40, seed=2), 16)
@@ -46,6 +48,25 @@ def test_what_was_evaluated_before_does_not_change_an_answer() -> None:
     shared, configs = passes(supernet), supernet.space.sample(np.random.default_rng(0), 8)
     for config in configs:
         assert torch.equal(shared.answers(config)[0], passes(supernet).answers(config)[0])
+
+
+def test_statistics_do_not_depend_on_whether_a_subnet_was_evaluated_first() -> None:
+    images, labels = torch.randn(48, 3, 8, 8), torch.arange(48) % 5
+    splits = Splits(*(TensorBatches(images[i : i + 16], labels[i : i + 16], 16) for i in (0, 16, 32)))
+    supernet = make_elastic(make_toy("residual"), images[:1], ElasticSettings(step=4))
+    config = supernet.space.smallest()
+    evaluators = [make_evaluator(supernet, splits) for _ in range(2)]
+    evaluators[0](config)  # in channels-last order
+    first, second = (evaluator.statistics_of(config).values for evaluator in evaluators)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_network_of_another_precision_is_evaluated_in_its_own() -> None:
+    images, labels = torch.randn(48, 3, 8, 8, dtype=torch.float64), torch.arange(48) % 5
+    splits = Splits(*(TensorBatches(images[i : i + 16], labels[i : i + 16], 16) for i in (0, 16, 32)))
+    supernet = make_elastic(make_toy("residual").double(), images[:1], ElasticSettings(step=4))
+    evaluator = make_evaluator(supernet, splits, settings=EvaluateSettings(precision="bf16"))
+    assert evaluator(supernet.space.smallest()).ok
 
 
 def test_in_bf16_answers_are_rounded_but_statistics_are_not() -> None:
