@@ -29,6 +29,9 @@ step = 4
 epochs = 5
 lr = 0.05
 
+[rank]
+ranker = "taylor"
+
 [device]
 threads = 1
 

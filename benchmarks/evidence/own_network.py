@@ -35,6 +35,9 @@ augment = "crop+flip"
 epochs = 3
 lr = 0.02
 
+[rank]
+ranker = "taylor"
+
 [device]
 threads = 1
 

@@ -26,15 +26,16 @@ from subnet_search.elastic import Supernet
 from subnet_search.measure import describe_device, top1_percent
 from subnet_search.models import load_model
 from subnet_search.pipeline import advance, begin
+from subnet_search.progress import progress
 from subnet_search.recipe import Recipe
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run
-from subnet_search.searchers import Budget, search
 from subnet_search.seeding import seed_everything
 from subnet_search.settings import FinetuneSettings
 from subnet_search.workbench import Workbench, save_weights
 
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
-CHOSEN, UNIFORM, RANDOM, ALONE = "chosen by the search", "uniform width", "best random", "trained alone"
+CHOSEN, UNIFORM, RANDOM = "chosen by the search", "uniform width", "best random"
+LONGER, ALONE = "chosen, tuned as long as", "a net trained alone"
 PLANE = (Objective("top1_percent", "max"), Objective("macs", "min"))
 QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the evaluations, at which hypervolumes are compared
 
@@ -49,7 +50,8 @@ class Evidence:
         recipe_of: the recipe of a seed.
         seeds: that nothing was decided on.
         shares: of the full net's MACs; the chosen sub-nets nearest to them are compared with other nets.
-        alone_epochs: how long a net of the same config is trained by itself; 0: none is.
+        alone_epochs: how long a net of the same config is trained by itself, and the chosen one tuned, to see
+            what is missing; 0: neither is.
     """
 
     name: str
@@ -110,14 +112,16 @@ def one_seed(evidence: Evidence, seed: int, out: Path) -> dict[str, Any]:
 
 
 def random_search(bench: Workbench) -> list[Evaluation]:
-    """As many random sub-nets as the search looked at, kept in the run folder."""
-    if not bench.run.has("random.json"):
-        count = bench.recipe.search.evaluations
-        budget, seed = Budget(evaluations=count), bench.recipe.search.seed + 1000
-        found = search(bench.space, bench.evaluator, "random", budget=budget, seed=seed, costs=bench.costs)
-        rows = [{"config": dict(e.config), "values": e.values} for e in found.evaluations]
-        bench.run.write_json("random.json", {"evaluations": rows})
-    rows = bench.run.read_json("random.json")["evaluations"]
+    """As many random sub-nets as the search looked at, no uniform one among them, kept in the run folder."""
+    if not bench.run.has("chance.json"):
+        rng = np.random.default_rng(bench.recipe.search.seed + 1000)
+        drawn: dict[SubnetConfig, None] = {}
+        while len(drawn) < bench.recipe.search.evaluations:
+            drawn[bench.space.sample(rng)] = None
+        found = [bench.evaluator(config) for config in progress(list(drawn), "random sub-nets", "subnet")]
+        rows = [{"config": dict(e.config), "values": e.values} for e in found]
+        bench.run.write_json("chance.json", {"evaluations": rows})
+    rows = bench.run.read_json("chance.json")["evaluations"]
     return [Evaluation(SubnetConfig(row["config"]), tuple(row["values"])) for row in rows]
 
 
@@ -158,16 +162,21 @@ def costs_of(bench: Workbench, config: SubnetConfig) -> dict[str, Any]:
     return {"macs": macs, "params": params, "macs_share": macs / all_macs}
 
 
-def train_alone(bench: Workbench, config: SubnetConfig, epochs: int) -> float:
-    """Test accuracy of a net of that config, trained from random weights by itself."""
-    run, place = bench.run, f"alone/{config.key}"
+def trained_for(bench: Workbench, config: SubnetConfig, epochs: int, *, inherited: bool) -> float:
+    """Test accuracy after so many epochs at the supernet's learning rate.
+
+    From the supernet's weights and with its soft answers, or from random weights and on labels alone.
+    """
+    run, place = bench.run, f"{'longer' if inherited else 'alone'}/{config.key}"
     if not run.has(f"{place}.json"):
-        net = fresh(bench.supernet, config, bench.recipe.seed)
+        net = bench.extracted(config) if inherited else fresh(bench.supernet, config, bench.recipe.seed)
         common = {"momentum", "weight_decay", "warmup_epochs", "precision", "device", "seed"}
         settings = FinetuneSettings(
             epochs=epochs, lr=bench.recipe.train.lr, **bench.recipe.train.model_dump(include=common)
         )
-        tuned = finetune(net, bench.splits, settings, run=run, checkpoint=f"{place}-checkpoint")
+        teacher = bench.supernet if inherited else None
+        checkpoint = f"{place}-checkpoint"
+        tuned = finetune(net, bench.splits, settings, teacher=teacher, run=run, checkpoint=checkpoint)
         save_weights(run, f"{place}.safetensors", tuned.net)
         run.write_json(
             f"{place}.json", {"epochs": epochs, "test": top1_percent(tuned.net, bench.splits.test)}
@@ -198,8 +207,9 @@ def collect(
     for pair in pairs:
         row = {name: measured(run, bench, config) for name, config in pair.items()}
         if evidence.alone_epochs:
-            alone = train_alone(bench, pair[CHOSEN], evidence.alone_epochs)
-            row[ALONE] = {**costs_of(bench, pair[CHOSEN]), "test": alone}
+            for name in (LONGER, ALONE):
+                test = trained_for(bench, pair[CHOSEN], evidence.alone_epochs, inherited=name == LONGER)
+                row[name] = {**costs_of(bench, pair[CHOSEN]), "test": test}
         compared_nets.append(row)
     everything = [measured(run, bench, config) for config in bench.chosen()]
     tau = kendalltau([n["before"] for n in everything], [n["after"] for n in everything])
@@ -279,9 +289,11 @@ def _whole(seeds: dict[str, Any]) -> str:
 
 
 def _compared(evidence: Evidence, seeds: dict[str, Any]) -> str:
+    epochs = evidence.alone_epochs
     alone = (
-        f" A net trained alone has the chosen config, random weights, and {evidence.alone_epochs} epochs, as many as "
-        "the sub-net's weights have seen."
+        f" A net trained alone has the chosen config, random weights, and {epochs} epochs, as many as the sub-net's "
+        f"weights have seen. The row above it is what is missing: the chosen sub-net tuned for {epochs} epochs more, "
+        "at the same learning rate."
     )
     rows = [
         "## Chosen sub-nets beside other nets of their MACs\n",
@@ -327,7 +339,8 @@ def _hypervolume(seeds: dict[str, Any]) -> str:
     rows = [
         "## Hypervolume\n",
         "Share of the box of MACs (up to the full net's) and top-1 (from 0) that the first evaluations dominate, in "
-        "percent; mean (lowest to highest). The search's own evaluations begin with its controls.\n",
+        "percent; mean (lowest to highest). The search's own evaluations begin with its controls, uniform widths among "
+        "them; those of the random row are random throughout.\n",
         f"| share of the {evaluations} evaluations | {' | '.join(f'{part:.0%}' for part in QUARTERS)} |",
         f"|---|{'---|' * len(QUARTERS)}",
     ]
@@ -345,7 +358,13 @@ def draw(seeds: dict[str, Any], path: Path) -> None:
     """Test accuracy against the share of MACs, the seeds one above the other in one plane."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    marks = {CHOSEN: ("o", "C0"), UNIFORM: ("^", "C1"), RANDOM: ("s", "C2"), ALONE: ("x", "C3")}
+    marks = {
+        CHOSEN: ("o", "C0"),
+        UNIFORM: ("^", "C1"),
+        RANDOM: ("s", "C2"),
+        LONGER: ("+", "C4"),
+        ALONE: ("x", "C3"),
+    }
     for seed in seeds.values():
         chosen = seed["chosen"]
         shares = [100 * net["macs_share"] for net in chosen]
