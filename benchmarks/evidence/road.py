@@ -207,7 +207,7 @@ def collect(
     for pair in pairs:
         row = {name: measured(run, bench, config) for name, config in pair.items()}
         if evidence.alone_epochs:
-            for name in (LONGER, ALONE):
+            for name in (ALONE,) if compared_nets else (LONGER, ALONE):  # the first share tells enough
                 test = trained_for(bench, pair[CHOSEN], evidence.alone_epochs, inherited=name == LONGER)
                 row[name] = {**costs_of(bench, pair[CHOSEN]), "test": test}
         compared_nets.append(row)
@@ -292,8 +292,8 @@ def _compared(evidence: Evidence, seeds: dict[str, Any]) -> str:
     epochs = evidence.alone_epochs
     alone = (
         f" A net trained alone has the chosen config, random weights, and {epochs} epochs, as many as the sub-net's "
-        f"weights have seen. The row above it is what is missing: the chosen sub-net tuned for {epochs} epochs more, "
-        "at the same learning rate."
+        f"weights have seen. To see what is missing, the first chosen sub-net was tuned for {epochs} epochs as well, at "
+        "the same learning rate."
     )
     rows = [
         "## Chosen sub-nets beside other nets of their MACs\n",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,6 @@ from subnet_search.seeding import derive_seed, kept_generators, start_epoch
 from subnet_search.settings import LATENCY, OBJECTIVES, EvaluateSettings
 
 GOALS: dict[str, Goal] = {"top1_percent": "max", LATENCY: "min"}
-STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
 
 
 def make_evaluator(
@@ -96,7 +94,6 @@ class SupernetEvaluator:
                 bf16=self._bf16,
                 size=self._size,
             )
-        self._statistics: OrderedDict[str, Statistics] = OrderedDict()
         self._latency = latency if any(map(_is_timed, objectives)) else None
         if latency is None and any(map(_is_timed, objectives)):
             whole = cut_out(supernet, supernet.space.largest()).to(self._device)
@@ -129,8 +126,7 @@ class SupernetEvaluator:
 
     def _answers(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
         """Logits `[num_images, num_classes]` and targets `[num_images]` of a sub-net on search-validation."""
-        logits, targets, statistics = self._passes.answers(config)
-        self._keep(config, statistics)
+        logits, targets, _ = self._passes.answers(config)
         return logits, targets
 
     def latency_of(self, config: SubnetConfig) -> Latency:
@@ -142,19 +138,11 @@ class SupernetEvaluator:
         return self._latency(net, derive_seed(self._seed, "latency", config.key))
 
     def statistics_of(self, config: SubnetConfig) -> Statistics:
-        """The batch-norm statistics of a sub-net on the calibration images."""
+        """The batch-norm statistics of a sub-net on the calibration images, in the supernet's own precision."""
         self._refuse_changed_weights()
-        config = self._supernet.space.canonical(config)
-        if config.key not in self._statistics:
-            with on_device(self._device, self._supernet):
-                found = recalibrate(self._supernet, config, self._passes.calibration)
-            self._keep(config, found)
-        return self._statistics[config.key]
-
-    def _keep(self, config: SubnetConfig, statistics: Statistics) -> None:
-        self._statistics[config.key] = statistics_on(device_of(self._supernet), statistics)
-        if len(self._statistics) > STATISTICS_KEPT:
-            self._statistics.popitem(last=False)
+        with on_device(self._device, self._supernet):
+            found = recalibrate(self._supernet, config, self._passes.calibration)
+        return statistics_on(device_of(self._supernet), found)
 
     def _version(self) -> list[tuple[int, int]]:
         """Changes with every write to a weight; moving the supernet to another device does not count."""

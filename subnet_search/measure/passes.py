@@ -21,7 +21,6 @@ from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import check_finite, evaluation_mode
 from subnet_search.memory import in_order, runs_channels_last
 
-FLOAT_BYTES = 4
 LARGEST_PART = 0.25  # of the memory, for what one sub-net leaves at one cut
 
 
@@ -39,11 +38,11 @@ class SharedPasses:
 
     The network is cut where few different sub-nets have been possible so far (`elastic/spans.py`). What came out
     there, and the batch-norm statistics up to there, are remembered for sub-nets to come; the longest unused goes
-    first. Statistics are bit for bit those of `recalibrate` on `calibration`; answers do not depend on what was
-    evaluated before.
+    first. In fp32 the statistics are bit for bit those of `recalibrate` on `calibration`; answers do not depend on what
+    was evaluated before.
 
     Images go through channels last where the network lets them, with batch norms folded into the convolutions before
-    them, and in bf16 if `bf16`; calibration is in fp32.
+    them, and in bf16 if `bf16`; so do the calibration images, but for the folding.
 
     Args:
         supernet: in any mode; works on `device` and comes back after each pass.
@@ -51,7 +50,7 @@ class SharedPasses:
         images: batches (input, target) that every sub-net answers; kept in memory where it suffices.
         device: where the passes run.
         memory_bytes: for the images and all that is remembered.
-        bf16: answer under bf16 autocast.
+        bf16: calibrate and answer under bf16 autocast.
         size: of one input; checked if given.
 
     Attributes:
@@ -75,6 +74,7 @@ class SharedPasses:
     ) -> None:
         self._supernet, self._device, self._size = supernet, device, size
         self._weight_dtype = torch.bfloat16 if bf16 else None
+        self._number_bytes = 2 if bf16 else 4
         self._autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
         shown = [inputs.to(device) for inputs, _ in calibration]
         with on_device(device, supernet):
@@ -137,7 +137,7 @@ class SharedPasses:
         if not isinstance(self.images, list):
             return False
         count = sum(map(len, self.calibration)) + sum(len(labels) for _, labels in self.images)
-        return FLOAT_BYTES * numbers * count <= LARGEST_PART * self._left
+        return self._number_bytes * numbers * count <= LARGEST_PART * self._left
 
     def _remembered(self, config: SubnetConfig) -> tuple[int, _Reached]:
         """How many spans another sub-net has run in the same way, and what came of it."""
@@ -159,11 +159,12 @@ class SharedPasses:
 
     def _pass(self, span: Span, config: SubnetConfig, reached: _Reached) -> _Reached:
         """Takes calibration images and images through one span."""
-        values, calibration = collect(span.norms, span.run, reached.calibration)
-        for path, norm in span.norms.items():
-            norm.statistics = Statistics(config.key, values).of(path)
-        with self._autocast(), folded(span.folds, self._weight_dtype):
-            images = [span.run(batch) for batch in reached.images]
+        with self._autocast():
+            values, calibration = collect(span.norms, span.run, reached.calibration)
+            for path, norm in span.norms.items():
+                norm.statistics = Statistics(config.key, values).of(path)
+            with folded(span.folds, self._weight_dtype):
+                images = [span.run(batch) for batch in reached.images]
         return _Reached(calibration, images, reached.statistics | values)
 
 

@@ -72,22 +72,13 @@ def test_without_a_calibration_split_training_batches_are_drawn_by_the_seed() ->
     assert not all(torch.equal(tensor, other.values[name]) for name, tensor in first.values.items())
 
 
-def test_statistics_are_computed_once_for_each_subnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    from subnet_search.measure import evaluator as module
-
-    calls: list[str] = []
-
-    def counted(supernet, config, batches):  # type: ignore[no-untyped-def]
-        calls.append(config.key)
-        return recalibrate(supernet, config, batches)
-
-    monkeypatch.setattr(module, "recalibrate", counted)
-    evaluator, space = make(), small_supernet().space
-    evaluator(space.smallest())
-    evaluator.statistics_of(space.smallest())
-    assert calls == []  # the evaluation left them
-    assert evaluator.statistics_of(space.largest()) is evaluator.statistics_of(space.largest())
-    assert calls == [space.largest().key]
+def test_statistics_of_chosen_subnets_are_exact_whatever_the_precision_of_the_search() -> None:
+    evaluator, supernet = make(precision="bf16"), small_supernet()
+    config = supernet.space.smallest()
+    evaluator(config)
+    alone = recalibrate(supernet, config, evaluator._passes.calibration)
+    found = evaluator.statistics_of(config)
+    assert all(torch.equal(tensor, found.values[name]) for name, tensor in alone.values.items())
 
 
 def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
