@@ -203,7 +203,7 @@ def collect(
     controls = {config.key for nets in pairs for name, config in nets.items() if name != CHOSEN}
     controls -= {nets[CHOSEN].key for nets in pairs}  # the search may choose one of its controls
     nets = [measured(run, bench, config) for config in bench.chosen() if config.key not in controls]
-    compared_nets = []
+    compared_nets: list[dict[str, Any]] = []
     for pair in pairs:
         row = {name: measured(run, bench, config) for name, config in pair.items()}
         if evidence.alone_epochs:
