@@ -207,7 +207,8 @@ def collect(
     for pair in pairs:
         row = {name: measured(run, bench, config) for name, config in pair.items()}
         if evidence.alone_epochs:
-            for name in (ALONE,) if compared_nets else (LONGER, ALONE):  # the first share tells enough
+            first = bench.recipe.seed == evidence.seeds[0] and not compared_nets
+            for name in (LONGER, ALONE) if first else (ALONE,):
                 test = trained_for(bench, pair[CHOSEN], evidence.alone_epochs, inherited=name == LONGER)
                 row[name] = {**costs_of(bench, pair[CHOSEN]), "test": test}
         compared_nets.append(row)
@@ -292,8 +293,8 @@ def _compared(evidence: Evidence, seeds: dict[str, Any]) -> str:
     epochs = evidence.alone_epochs
     alone = (
         f" A net trained alone has the chosen config, random weights, and {epochs} epochs, as many as the sub-net's "
-        f"weights have seen. To see what is missing, the first chosen sub-net was tuned for {epochs} epochs as well, at "
-        "the same learning rate."
+        f"weights have seen. To see what is missing, the first chosen sub-net of the first seed was tuned for "
+        f"{epochs} epochs as well, at the same learning rate."
     )
     rows = [
         "## Chosen sub-nets beside other nets of their MACs\n",
@@ -304,7 +305,7 @@ def _compared(evidence: Evidence, seeds: dict[str, Any]) -> str:
     ]
     for i, share in enumerate(evidence.shares):
         for name in next(iter(seeds.values()))["compared"][i]:
-            nets = [seed["compared"][i][name] for seed in seeds.values()]
+            nets = [seed["compared"][i][name] for seed in seeds.values() if name in seed["compared"][i]]
             steps = [
                 f"{np.mean([net[step] for net in nets]):.2f}" if step in nets[0] else ""
                 for step in ("before", "after")
