@@ -103,6 +103,11 @@ def facts(run: RunView) -> list[tuple[str, Rows]]:
     methods = [
         (what, str(run.setting(*where))) for what, *where in METHODS if run.setting(*where) is not None
     ]
+    if run.ranking.get("ranker", "best") != run.setting("rank", "ranker") == "best":
+        methods = [
+            (what, f"{run.ranking['ranker']}, the best of its slice curves" if what == "Ranking" else told)
+            for what, told in methods
+        ]
     settings = shlex.quote(f"runs/{run.name}/settings.toml")
     methods.append(("Repeat it all", f"subnet-search run {settings} --name again"))
     seeds = [("recipe", str(run.settings["seed"]))] if "seed" in run.settings else []

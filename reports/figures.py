@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from reports.canvas import FAINT, FRONT, INK, PAPER, RANDOM, SEARCHER, TUNED, UNIFORM, above, blank
-from reports.series import HypervolumeView, ParetoView, Point, RerankView
+from reports.series import HypervolumeView, ParetoView, Point, RerankView, SliceView
 from reports.units import axis, text
 from reports.widths import LayerBar
 
@@ -22,6 +22,14 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "random": {"marker": "x", "color": RANDOM, "s": 20, "linewidths": 1.1, "zorder": 2},
 }
 BASELINE_NAMES = {"uniform": "uniform width (baseline)", "random": "random (baseline)"}
+RANKER_STYLES: dict[str, tuple[str, str]] = {
+    "noise": (SEARCHER, "-"),
+    "weight_noise": (SEARCHER, "--"),
+    "taylor": (FRONT, "-"),
+    "l1": (UNIFORM, "-"),
+    "bn_scale": (TUNED, "-"),
+    "random": (RANDOM, "-."),
+}
 LETTER_PIXELS, LINE_PIXELS = 11, 16  # of bold labels, at the 100 dots per inch in which a figure is laid out
 
 
@@ -74,6 +82,26 @@ def draw_hypervolume(view: HypervolumeView) -> Figure:
         axes.set_xlabel("Evaluations made by each")
         axes.set_ylabel("Dominated hypervolume (% of box)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    return figure
+
+
+def draw_slices(view: SliceView) -> Figure:
+    """Top-1 of nets of uniform width against that width, one line for each ranking; the one taken is thick."""
+    with blank(8.2, 4.2) as (figure, axes):
+        for place, curve in enumerate(view.curves):
+            taken = curve.ranker == view.taken
+            colour, line = RANKER_STYLES.get(curve.ranker, (INK, "-"))
+            style: dict[str, Any] = {
+                "color": colour,
+                "linestyle": line,
+                "marker": MARKERS[place % len(MARKERS)],
+            }
+            style |= {"linewidth": 2.6 if taken else 1.2, "markersize": 6 if taken else 4}
+            name = f"{curve.ranker} (taken)" if taken else curve.ranker
+            axes.plot(view.width_percent, curve.top1_percent, label=name, **style)
+        axes.set_xlabel("Width kept in every layer (%)")
+        axes.set_ylabel("Top-1 accuracy, untuned (%)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return figure
 

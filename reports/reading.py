@@ -24,6 +24,8 @@ from search_spaces import (
 from subnet_search.record.objective import Objective
 from subnet_search.record.run import Run, open_run
 
+RANKING = ("ranker", "curve")  # what is shown of ranking.json
+
 
 def read_run(folder: str | Path) -> RunView:
     """Reads a run folder, finished or not, without changing or locking it.
@@ -49,6 +51,7 @@ def read_run(folder: str | Path) -> RunView:
             device=_json(run, "device.json"),
             splits=_json(run, "splits.json"),
             plan=_json(run, "plan.json"),
+            ranking={key: found for key, found in _json(run, "ranking.json").items() if key in RANKING},
             objectives=_objectives(front, settings, seen),
             seen=seen,
             failures=failures,

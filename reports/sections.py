@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.canvas import inline_svg, render
-from reports.figures import draw_hypervolume, draw_pareto
-from reports.series import ParetoView, hypervolume_view, pareto_view, planes
-from reports.units import Axis, points, price_unit, short, text, words
+from reports.figures import draw_hypervolume, draw_pareto, draw_slices
+from reports.series import ParetoView, hypervolume_view, pareto_view, planes, slice_view
+from reports.units import NO_BREAK, Axis, points, price_unit, short, text, words
 from reports.view import BASELINES, RunView
 from search_spaces import COST_NAMES, InvalidInput
 from subnet_search.record.objective import Evaluation
@@ -81,6 +81,39 @@ def growth(run: RunView, figures: Figures) -> Section:
                 _percent(g.percent[-1]),
             )
             for g in view.growth
+        ],
+    }
+
+
+def slices(run: RunView, figures: Figures) -> Section:
+    """How the rankings compare, or the sentence that says why they do not."""
+    try:
+        view = slice_view(run)
+    except InvalidInput as error:
+        return missing(f"No slice curves: {error}.")
+    first, *others = view.curves
+    means = {curve.ranker: curve.mean for curve in view.curves}
+    sentence = (
+        f"Channels were put in the order of {view.taken}: nets of one width everywhere that keep the channels"
+    )
+    sentence += f" ranked first reach {_percent(means[view.taken])} on average"
+    further = [
+        f"{_percent(curve.mean)} by {curve.ranker}"
+        for curve in (first, *others)
+        if curve.ranker != view.taken
+    ]
+    sentence += f", {', '.join(further)}." if further else "."
+    caption = f"Top-1 on {view.images:,} images of search-validation, each net with batch-norm statistics of its own"
+    caption += " and the trained network's weights; nothing is tuned."
+    description = f"Line chart of top-1 against width. {sentence} The table below holds the numbers."
+    return drawn(draw_slices(view), "slices", description, figures) | {
+        "sentence": sentence,
+        "caption": caption,
+        "widths": [f"{width:.4g}{NO_BREAK}%" for width in view.width_percent],
+        "macs": [f"{share:.0f}{NO_BREAK}%" for share in view.macs_percent],
+        "rows": [
+            (curve.ranker, [*map(_percent, curve.top1_percent), _percent(curve.mean)])
+            for curve in view.curves
         ],
     }
 

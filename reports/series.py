@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,24 @@ class Growth(NamedTuple):
     searcher: str
     evaluations: tuple[int, ...]
     percent: tuple[float, ...]  # of the box between the reference and the best value seen of each objective
+
+
+class Slices(NamedTuple):
+    """One ranker's nets of uniform width."""
+
+    ranker: str
+    top1_percent: tuple[float, ...]  # by width
+    mean: float
+
+
+class SliceView(NamedTuple):
+    """Top-1 against width for each ranking compared, the best mean first and the control last."""
+
+    width_percent: tuple[float, ...]
+    macs_percent: tuple[float, ...]
+    curves: tuple[Slices, ...]
+    taken: str
+    images: int
 
 
 class HypervolumeView(NamedTuple):
@@ -180,6 +199,29 @@ def rerank_view(run: RunView, name: str = "top1_percent") -> RerankView:
         for one in order
     )
     return RerankView(name, placed, agreement([p.before for p in placed], [p.after for p in placed]))
+
+
+def slice_view(run: RunView) -> SliceView:
+    """How rankings of the trained network compare.
+
+    Raises:
+        InvalidInput: the run has no slice curve, or no ranking yet.
+    """
+    if not run.ranking:
+        raise InvalidInput(f"run {run.name!r} has no ranking yet")
+    curve = run.ranking.get("curve")
+    if not curve:
+        raise InvalidInput(
+            f"run {run.name!r} was ranked by {run.ranking['ranker']} alone, without a comparison"
+        )
+    found = [Slices(name, tuple(top1), fmean(top1)) for name, top1 in curve["top1_percent"].items()]
+    return SliceView(
+        width_percent=tuple(100 * share for share in curve["shares"]),
+        macs_percent=tuple(100 * share for share in curve["macs_share"]),
+        curves=tuple(sorted(found, key=lambda one: (one.ranker in BASELINES, -one.mean))),
+        taken=run.ranking["ranker"],
+        images=curve["images"],
+    )
 
 
 def hypervolume_view(run: RunView, checkpoints: int | None = None) -> HypervolumeView:

@@ -63,6 +63,9 @@ class RunView:
     device: Mapping[str, Any]
     splits: Mapping[str, Any]
     plan: Mapping[str, Any] = field(default_factory=dict)  # of a run with a time budget
+    ranking: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the ranker, and its slice curve if there is one
     objectives: tuple[Objective, ...] = ()
     seen: tuple[Seen, ...] = ()
     failures: tuple[str, ...] = ()  # reasons

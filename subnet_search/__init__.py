@@ -15,7 +15,17 @@ _HOMES = {
     "measure": ("make_evaluator", "measure_latency", "prove"),
     "models": ("load_model",),
     "rebuilding": ("load_subnet",),
-    "ranking": ("bn_scale_ranking", "l1_ranking", "random_ranking", "rank", "taylor_ranking"),
+    "ranking": (
+        "bn_scale_ranking",
+        "l1_ranking",
+        "noise_levels",
+        "noise_ranking",
+        "predicted_increase",
+        "random_ranking",
+        "rank",
+        "taylor_ranking",
+        "weight_noise_ranking",
+    ),
     "record": ("Evaluation", "Objective", "ParetoFront", "Run", "create_run", "open_run"),
     "searchers": (
         "Budget",

@@ -15,9 +15,13 @@ from .measure import prove as prove
 from .models import load_model as load_model
 from .ranking import bn_scale_ranking as bn_scale_ranking
 from .ranking import l1_ranking as l1_ranking
+from .ranking import noise_levels as noise_levels
+from .ranking import noise_ranking as noise_ranking
+from .ranking import predicted_increase as predicted_increase
 from .ranking import random_ranking as random_ranking
 from .ranking import rank as rank
 from .ranking import taylor_ranking as taylor_ranking
+from .ranking import weight_noise_ranking as weight_noise_ranking
 from .rebuilding import load_subnet as load_subnet
 from .record import Evaluation as Evaluation
 from .record import Objective as Objective

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from search_spaces.errors import InvalidInput
 from subnet_search.data import Batch
-from subnet_search.seeding import kept_generators, start_epoch
+from subnet_search.seeding import derive_seed, kept_generators, start_epoch
 
 
 def resolve_device(name: str) -> torch.device:
@@ -115,3 +116,80 @@ def first_images(
     if not taken:
         raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
     return taken
+
+
+def sample_images(
+    batches: Iterable[Batch], count: int, seed: int = 0, size: torch.Size | None = None
+) -> list[Batch]:
+    """A seeded sample of `count` inputs with their targets, from one pass over all batches; in their order.
+
+    Unlike the first images, they are of all classes even where the split is sorted. No more than three times what is
+    returned is in memory at a time.
+
+    Raises:
+        InvalidInput: there is no batch, or one that `check_batch` refuses.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "sample"))
+    parts: list[tuple[np.ndarray, Tensor, Tensor]] = []  # keys [B], inputs [B, ...], targets [B, ...]
+    largest = 0
+    with kept_generators():
+        start_epoch(batches, seed, 0)
+        for batch in batches:
+            check_batch(batch, size)
+            largest = max(largest, len(batch[1]))
+            parts.append((rng.random(len(batch[1])), batch[0], batch[1]))
+            if sum(len(keys) for keys, _, _ in parts) >= 2 * count:
+                parts = _smallest_keys(parts, count)
+    if not parts:
+        raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
+    _, inputs, targets = zip(*_smallest_keys(parts, count), strict=True)
+    return list(zip(torch.cat(inputs).split(largest), torch.cat(targets).split(largest), strict=True))
+
+
+def _smallest_keys(
+    parts: list[tuple[np.ndarray, Tensor, Tensor]], count: int
+) -> list[tuple[np.ndarray, Tensor, Tensor]]:
+    """The `count` images with the smallest keys, in their order."""
+    keys = np.concatenate([keys for keys, _, _ in parts])
+    if len(keys) <= count:
+        return parts
+    bound = np.partition(keys, count - 1)[count - 1]
+    kept = [(torch.from_numpy(keys <= bound), keys, inputs, targets) for keys, inputs, targets in parts]
+    return [(keys[rows.numpy()], x[rows], y[rows]) for rows, keys, x, y in kept if rows.any()]
+
+
+class Steps:
+    """So many batches as one epoch, going around the data as often as that takes.
+
+    Args:
+        batches: re-iterable, of at least one batch.
+        count: of batches.
+        seed: of the order in each round.
+    """
+
+    def __init__(self, batches: Iterable[Batch], count: int, seed: int = 0) -> None:
+        if count < 1:
+            raise InvalidInput(f"training takes at least one step, got {count}")
+        self.batches, self.count, self.seed = batches, count, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration is, for the order of its batches."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        left, rounds = self.count, 0
+        while left:
+            start_epoch(self.batches, derive_seed(self.seed, "round", self._epoch), rounds)
+            before = left
+            for batch in self.batches:
+                yield batch
+                left -= 1
+                if not left:
+                    return
+            if left == before:
+                raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
+            rounds += 1

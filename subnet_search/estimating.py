@@ -190,13 +190,28 @@ class _Road:
         tune(self.bench, config)
 
     def _rank_s(self) -> float:
-        images, size = self.recipe.rank.images, self.recipe.data.batch_size
+        """All of it is done in equal parts: images to rank by, steps of noise, images to compare by."""
+        asked, size = self.recipe.rank, self.recipe.data.batch_size
+        whole = -(-asked.images // size)
+        num_val = _count(self.splits.search_val, 0) or sum(1 for _ in self.splits.search_val)
 
         def measured(parts: int) -> float:
-            self._change("rank", images=min(images, parts * size))
+            def share(amount: int) -> int:
+                return -(-amount * parts // whole)
+
+            self._change(
+                "rank",
+                images=min(asked.images, parts * size),
+                steps=share(asked.steps),
+                val_images=share(asked.val_images),
+            )
+            self.bench.splits = replace(self.splits, search_val=Part(self.splits.search_val, share(num_val)))
             return _timed(lambda: rank_channels(self.bench))
 
-        return extrapolated(measured, -(-images // size))
+        try:
+            return extrapolated(measured, whole)
+        finally:
+            self.bench.splits = self.splits
 
     def _search(self) -> Rate:
         """Building the evaluator, and one evaluation with the searcher's part in it."""

@@ -41,7 +41,13 @@ def _size(stream: TextIO) -> dict[str, Any]:
 
 
 def progress(
-    items: Iterable[T] | int | None, what: str, unit: str = "it", *, enabled: bool = True, done: int = 0
+    items: Iterable[T] | int | None,
+    what: str,
+    unit: str = "it",
+    *,
+    enabled: bool = True,
+    done: int = 0,
+    delay_s: float = 0.0,
 ) -> tqdm[T]:
     """A tqdm bar with rate and remaining time; `.update()`, `.set_postfix_str()` and `.close()` are tqdm's.
 
@@ -52,12 +58,14 @@ def progress(
         unit: what is counted.
         enabled: False is silent, and so is the environment variable SUBNET_SEARCH_PROGRESS=0.
         done: steps finished earlier, by a run that is being resumed.
+        delay_s: what is over sooner shows no bar.
     """
     counted = items is None or isinstance(items, int)
     known: dict[str, Any] = {"total": items} if counted else {"iterable": items}
-    style: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.2, **_size(sys.stderr)}
+    style: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.2, "delay": delay_s, **_size(sys.stderr)}
     if not sys.stderr.isatty():
-        style = {"file": _Lines(sys.stderr), "mininterval": LINE_EVERY_S, "ncols": 100, "ascii": True}
+        lines = {"file": _Lines(sys.stderr), "mininterval": LINE_EVERY_S, "ncols": 100, "ascii": True}
+        style = {"delay": delay_s, **lines}
     silent = not enabled or _silent.get() or os.environ.get(OFF_SWITCH) == "0"
     return tqdm(**known, **style, desc=what, unit=unit, initial=done, disable=silent, miniters=1, leave=True)
 

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import ErrorDetails
@@ -185,11 +186,26 @@ class TrainSettings(Settings):
 
 
 class RankSettings(Settings):
-    """Which ranking orders the units of every group, and on how many training images it looks."""
+    """Which ranking orders the units of every group, and on how many training images it looks.
 
-    ranker: Literal["l1", "bn_scale", "taylor", "random"] = "taylor"
+    "best" is the one whose slice curve is best: the top-1, on a sample of `val_images` of search-validation, of nets of
+    uniform width that keep the units ranked first. A ranking named is taken, and the curves are for looking at; with
+    `curve = false` they are not drawn. Noise is learned in `steps` batches.
+    """
+
+    ranker: Literal["best", "noise", "weight_noise", "l1", "bn_scale", "taylor", "random"] = "best"
     images: Count = 1024
+    steps: Count = 200
+    curve: Flag = True
+    val_images: Count = 2000
     seed: Seed = 0
+
+    @field_validator("curve")
+    @classmethod
+    def _best_by_its_curve(cls, curve: bool, info: ValidationInfo) -> bool:
+        if not curve and info.data.get("ranker") == "best":
+            raise ValueError('may be false only where a ranker is named, such as ranker = "noise"')
+        return curve
 
 
 class MetricSettings(Settings):
@@ -237,7 +253,7 @@ class SearchSettings(Settings):
     them; `choose_knee` adds the front's knee (in the first objective to be low and the first to be high).
     """
 
-    searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc"] = "nsga2"
+    searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc", "progressive"] = "nsga2"
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
     evaluations: Count = 300
     minutes: Positive | None = None  # ends the search earlier
@@ -253,6 +269,38 @@ class SearchSettings(Settings):
         if len(set(names)) != len(names):
             raise ValueError("may name an objective only once")
         return names
+
+
+class ProgressiveSettings(Settings):
+    """The path of a progressive search: which drops it may take, how they are scored, and when weights are tuned.
+
+    A drop is one of `groups` equal parts of a layer, or goes down to the next multiple of `step` channels, or to the
+    next choice of the space where neither is given; `floor` is the share of its channels that a layer keeps at least.
+    Each step gives the `screen` drops expected to hurt least a first look on `first_images` of search-validation and
+    the best `finalists` of them a final one on `final_images` (`screen = 0`: all drops a final look); every look sets
+    batch-norm statistics on `calibration_images`. The path ends above `smallest_macs_share`.
+
+    Where an element's top-1 falls below `threshold` percent, or below the share `relative_threshold` of the whole
+    net's, its weights are trained by themselves until it is back, up to `tune_steps` at `tune_lr`.
+    """
+
+    groups: Annotated[Count, Field(ge=2)] | None = None
+    step: Count | None = None
+    floor: Annotated[NotNegative, Field(le=1)] = 0.0
+    criterion: Literal["accuracy", "loss", "loss_per_mac"] = "loss_per_mac"
+    smallest_macs_share: Annotated[Share, Field(lt=1)] = 0.12
+    screen: Whole = 4
+    finalists: Count = 2
+    calibration_images: Count = 128
+    first_images: Count = 256
+    final_images: Count = 1000
+    threshold: Annotated[Positive, Field(lt=100)] | None = None
+    relative_threshold: Annotated[Share, Field(lt=1)] | None = None
+    tune_steps: Count = 100
+    tune_lr: Positive = 0.01
+    memory_mib: Whole = 2048
+    device: Device = "auto"
+    seed: Seed = 0
 
 
 class FinetuneSettings(Settings):

@@ -6,7 +6,6 @@ done again or, where that takes long, continued.
 
 from __future__ import annotations
 
-import functools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from torch import nn
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
+from subnet_search.batches import sample_images
 from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
 from subnet_search.data import checksums, describe, doubts
 from subnet_search.exporting import export
@@ -26,7 +26,7 @@ from subnet_search.fronts import is_searched, read_front, search_front
 from subnet_search.measure import describe_device, prove
 from subnet_search.measuring import try_metrics
 from subnet_search.planning import shortened
-from subnet_search.ranking import RANKERS, random_ranking, rank
+from subnet_search.ranking import rank_by, table_of
 from subnet_search.rebuilding import describe_network, rebuild_network
 from subnet_search.record import Evaluation, ParetoFront, Run, knee
 from subnet_search.record.atomic import telling_what_failed
@@ -88,15 +88,14 @@ def rank_channels(bench: Workbench) -> None:
 
     Ranking anew after the sandwich rule would tear apart what it trained to work together.
     """
-    settings = bench.recipe.rank
-    ranker = RANKERS[settings.ranker]
-    if ranker is random_ranking:
-        ranker = functools.partial(random_ranking, seed=settings.seed)
-    ranking = rank(bench.new_supernet().to(bench.device), bench.calibration(settings.images), ranker)
-    order = {name: units.tolist() for name, units in ranking.items()}
-    bench.run.write_json(
-        "ranking.json", {"ranker": settings.ranker, "weights": bench.teacher_checksum(), "order": order}
-    )
+    settings, supernet = bench.recipe.rank, bench.new_supernet().to(bench.device)
+    seen = bench.splits.search_val
+    images = sample_images(seen, settings.val_images, settings.seed) if settings.curve else []
+    ranked = rank_by(settings, supernet, bench.calibration(settings.images), images)
+    if ranked.curves is not None:
+        for line in table_of(ranked.curves, ranked.ranker):
+            bench.say(f"  {line}")
+    bench.run.write_json("ranking.json", {**ranked.to_json(), "weights": bench.teacher_checksum()})
 
 
 def train_supernet(bench: Workbench) -> None:

@@ -36,6 +36,22 @@ def test_lines_come_at_most_once_per_interval(
     assert module.LINE_EVERY_S == 10
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_over_before_the_delay_shows_nothing(
+    terminal: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    if terminal:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for seconds in (1, 30):
+        with progress(10, "rank", delay_s=2.0) as bar:
+            for _ in range(10):
+                now += seconds / 10
+                bar.update()
+        assert ("10/10" in capfd.readouterr().err) == (seconds == 30)
+
+
 def test_a_resumed_bar_starts_where_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     with progress(10, "search", done=9) as bar:
         bar.update()

@@ -15,9 +15,12 @@ import pytest
 from reports import write_report
 from subnet_search import estimating, timed
 from subnet_search.cli import run_command
+from subnet_search.data import load_splits
 from subnet_search.estimating import ENOUGH_S, Part, Rehearsal, extrapolated, rehearse
 from subnet_search.planning import Rate, Standing, make_plan
-from subnet_search.recipe import Recipe, read_recipe
+from subnet_search.recipe import Recipe, read_recipe, recipe_to_toml
+from subnet_search.record import create_run
+from subnet_search.workbench import Workbench
 
 RECIPE = """
 [model]
@@ -173,6 +176,30 @@ def test_a_measurement_that_takes_very_long_is_made_once() -> None:
 
     assert extrapolated(measured, 50) == 500
     assert asked == [1]
+
+
+@pytest.mark.parametrize(("images", "speed"), [(64, 1.0), (1024, 1.0), (1024, 0.01)])
+def test_the_time_of_the_rank_stage_is_that_of_all_its_parts(
+    images: int, speed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    recipe = read_recipe(write_recipe(tmp_path, RECIPE.replace("images = 64", f"images = {images}")))
+    splits = load_splits(recipe.data, recipe.model)
+
+    def rank_channels(bench: Workbench) -> None:
+        nonlocal now_s
+        asked, read = bench.recipe.rank, sum(1 for _ in bench.splits.search_val)
+        now_s += speed * (1e-3 * asked.images + 1e-2 * asked.steps + 1e-3 * asked.val_images + 0.1 * read)
+
+    monkeypatch.setattr(estimating, "clock_s", lambda: now_s)
+    monkeypatch.setattr(estimating, "rank_channels", rank_channels)
+    with create_run(tmp_path / "run", recipe_to_toml(recipe)) as run:
+        road = estimating._Road(run, recipe)
+        road.splits = road.bench.splits = splits
+        found = road._rank_s()
+        assert road.bench.splits is splits
+    num_val = sum(1 for _ in splits.search_val)
+    assert found == pytest.approx(speed * (1e-3 * images + 2 + 2 + 0.1 * num_val), rel=0.3)
 
 
 def test_a_part_of_the_batches_notes_when_each_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

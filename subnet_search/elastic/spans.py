@@ -16,7 +16,7 @@ from subnet_search.elastic.folding import Fold, find_folds
 from subnet_search.elastic.layers import ElasticBatchNorm, ElasticLayer, SkippableBlock
 from subnet_search.elastic.supernet import Supernet
 
-MOST_VARIANTS = 128  # of what comes before a cut: with more of them two sub-nets hardly ever share it
+MOST_VARIANTS = 128  # of what comes before a cut: with more of them two random sub-nets hardly ever share it
 LEAST_SHARE = 0.005  # of the multiply-adds, for a span that is worth remembering
 
 
@@ -41,7 +41,9 @@ class Span:
         return tuple(config.values() if self.knobs is None else (config[name] for name in self.knobs))
 
 
-def cut_into_spans(supernet: Supernet, fits: Callable[[int], bool]) -> tuple[Span, ...]:
+def cut_into_spans(
+    supernet: Supernet, fits: Callable[[int], bool], most_variants: float = MOST_VARIANTS
+) -> tuple[Span, ...]:
     """The spans of a supernet, in order; a network that cannot be cut is one span.
 
     A cut is where one tensor carries everything, where few different sub-nets have been possible so far, and where
@@ -50,6 +52,7 @@ def cut_into_spans(supernet: Supernet, fits: Callable[[int], bool]) -> tuple[Spa
     Args:
         supernet: on its largest config, in evaluation mode.
         fits: whether so many numbers per image may be remembered at a cut.
+        most_variants: how many different sub-nets are few.
     """
     folds = find_folds(supernet.model)
     whole = (Span(supernet, supernet.batch_norms, tuple(folds)),)
@@ -58,7 +61,7 @@ def cut_into_spans(supernet: Supernet, fits: Callable[[int], bool]) -> tuple[Spa
         return whole
     try:
         graph = _CoarseTracer().trace(supernet.model)
-        cuts = list(_chosen_cuts(supernet, graph, fits))
+        cuts = list(_chosen_cuts(supernet, graph, fits, most_variants))
         parts = _parts(supernet.model, graph, [node for node, _ in cuts])
         norms = [{p: n for p, n in supernet.batch_norms.items() if _holds(part, p)} for part in parts]
         called_once = sum(map(len, norms)) == len(set[str]().union(*norms))
@@ -81,7 +84,7 @@ class _CoarseTracer(fx.Tracer):
 
 
 def _chosen_cuts(
-    supernet: Supernet, graph: fx.Graph, fits: Callable[[int], bool]
+    supernet: Supernet, graph: fx.Graph, fits: Callable[[int], bool], most_variants: float
 ) -> Iterator[tuple[fx.Node, tuple[str, ...]]]:
     """The nodes after which to cut, each with the knobs that decide its value."""
     sizes = _Sizes(fx.GraphModule(supernet.model, graph))
@@ -97,7 +100,7 @@ def _chosen_cuts(
             yield last, tuple(knobs)
             since = 0
         knobs |= dict.fromkeys(new)
-        if math.prod(choices[name] for name in knobs) > MOST_VARIANTS:
+        if math.prod(choices[name] for name in knobs) > most_variants:
             return
         since += sizes.macs.get(node, 0)
         if new or node in narrow:

@@ -157,7 +157,7 @@ class SupernetEvaluator:
 
     def _checksum(self, settings: EvaluateSettings) -> str:
         """Of weights, calibration images, search-validation data, metrics, and what a latency depends on."""
-        precision = "bf16" if self._bf16 else "fp32"
+        precision = "bf16, calibration too" if self._bf16 else "fp32"
         protocol = {
             "calibration_images": settings.calibration_images,
             "seed": settings.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from search_spaces import InvalidInput, SubnetConfig
 from subnet_search.batches import on_device, to_device
 from subnet_search.data import Batch
 from subnet_search.elastic.folding import folded
-from subnet_search.elastic.spans import Span, cut_into_spans
+from subnet_search.elastic.spans import MOST_VARIANTS, Span, cut_into_spans
 from subnet_search.elastic.statistics import Statistics, collect
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import check_finite, evaluation_mode
@@ -52,6 +53,7 @@ class SharedPasses:
         memory_bytes: for the images and all that is remembered.
         bf16: calibrate and answer under bf16 autocast.
         size: of one input; checked if given.
+        alike: sub-nets come in runs that differ in one knob, so that deep cuts are worth remembering too.
 
     Attributes:
         images: the batches, in memory or as they were given.
@@ -71,6 +73,7 @@ class SharedPasses:
         memory_bytes: int,
         bf16: bool = False,
         size: torch.Size | None = None,
+        alike: bool = False,
     ) -> None:
         self._supernet, self._device, self._size = supernet, device, size
         self._weight_dtype = torch.bfloat16 if bf16 else None
@@ -84,7 +87,7 @@ class SharedPasses:
         self.images: Iterable[Batch] = self._in_memory(images) or images
         self._reached: OrderedDict[tuple[int, tuple[int, ...]], _Reached] = OrderedDict()
         with self._ready(supernet.space.largest()):
-            self._spans = cut_into_spans(supernet, self._fits)
+            self._spans = cut_into_spans(supernet, self._fits, math.inf if alike else MOST_VARIANTS)
 
     def answers(self, config: SubnetConfig) -> tuple[Tensor, Tensor, Statistics]:
         """Logits `[num_images, num_classes]` and targets `[num_images]` on the CPU, and the statistics used.

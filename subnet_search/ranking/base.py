@@ -11,12 +11,13 @@ from search_spaces import SubnetSearchError
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.ranking.magnitude import bn_scale_ranking, l1_ranking
+from subnet_search.ranking.noise import noise_ranking, weight_noise_ranking
 from subnet_search.ranking.scores import Ranker, Ranking
 from subnet_search.ranking.taylor import taylor_ranking
 from subnet_search.seeding import derive_seed
 
 
-def rank(supernet: Supernet, batches: Iterable[Batch], ranker: Ranker = taylor_ranking) -> Ranking:
+def rank(supernet: Supernet, batches: Iterable[Batch], ranker: Ranker = noise_ranking) -> Ranking:
     """Orders the units of every group, for `supernet.reorder`; the supernet itself stays as it is.
 
     Args:
@@ -52,6 +53,8 @@ def random_ranking(supernet: Supernet, batches: Iterable[Batch], *, seed: int = 
 
 
 RANKERS: dict[str, Ranker] = {
+    "noise": noise_ranking,
+    "weight_noise": weight_noise_ranking,
     "l1": l1_ranking,
     "bn_scale": bn_scale_ranking,
     "taylor": taylor_ranking,

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from subnet_search.data import Batch
+from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.supernet import Supernet
 
 Ranking = Mapping[str, Tensor]  # group -> order over its units, int64 [group.units], best first
@@ -28,6 +29,18 @@ def weighted(supernet: Supernet, paths: Iterable[str]) -> dict[str, _ConvNd | nn
     return {path: layer for path, layer in layers.items() if isinstance(layer, _ConvNd | nn.Linear)}
 
 
+def ends(supernet: Supernet, name: str) -> tuple[str, ...]:
+    """The layers in which a group's channels end: all that take them in and mix them, or pad them with zeros.
+
+    Layers that hand channels on (depthwise and other grouped convolutions) are left out, unless there is no other.
+    """
+    group = supernet.groups[name]
+    layers = {path: supernet.model.get_submodule(path) for path in group.readers}
+    taking = {path: m for path, m in layers.items() if isinstance(m, _ConvNd | nn.Linear | PaddedShortcut)}
+    handing_on = {path for path, m in taking.items() if path in group.writers and getattr(m, "groups", 1) > 1}
+    return tuple(path for path in taking if path not in handing_on) or tuple(taking)
+
+
 def norms(supernet: Supernet, paths: Iterable[str]) -> dict[str, _BatchNorm]:
     """Those of the layers that are batch norms with a scale."""
     layers = {path: supernet.model.get_submodule(path) for path in paths}
@@ -37,13 +50,6 @@ def norms(supernet: Supernet, paths: Iterable[str]) -> dict[str, _BatchNorm]:
 def per_output(values: Tensor) -> Tensor:
     """Adds up values of a layer's weight `[out, in / groups, ...]` per output channel, `[out]`."""
     return values.flatten(1).sum(dim=1)
-
-
-def per_input(layer: _ConvNd | nn.Linear, values: Tensor) -> Tensor:
-    """Adds up values of a layer's weight `[out, in / groups, ...]` per input channel, `[in]`."""
-    num_groups = layer.groups if isinstance(layer, _ConvNd) else 1
-    by_group = values.reshape(num_groups, -1, *values.shape[1:])  # [groups, out / groups, in / groups, ...]
-    return by_group.flatten(3).sum(dim=(1, 3)).flatten() if values.ndim > 2 else by_group.sum(dim=1).flatten()
 
 
 def new_scores(supernet: Supernet) -> dict[str, Tensor]:

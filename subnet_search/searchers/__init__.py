@@ -4,6 +4,9 @@ from .budget import Budget
 from .drive import SearchResult, search
 from .feasible import SpaceExhausted
 from .optuna_search import OptunaSearcher
+from .path import PathElement, Score, path_from_json, path_to_json, reselect
+from .progressive import Scorer, walk_down
+from .progressive_searcher import ProgressiveSearcher
 from .recorder import Evaluator
 from .searcher import SEARCHERS, Searcher, make_searcher
 
@@ -12,9 +15,17 @@ __all__ = [
     "Budget",
     "Evaluator",
     "OptunaSearcher",
+    "PathElement",
+    "ProgressiveSearcher",
+    "Score",
+    "Scorer",
     "SearchResult",
     "Searcher",
     "SpaceExhausted",
     "make_searcher",
+    "path_from_json",
+    "path_to_json",
+    "reselect",
     "search",
+    "walk_down",
 ]

@@ -49,7 +49,8 @@ class SearchResult:
         front: the evaluations that meet all limits and that no other one beats.
         evaluations: every sub-net this search looked at, in order, each once; failed ones too.
         nearest: when no evaluation meets the limits on measured objectives: the best value found for each.
-        ended: what ended it: a bound of the budget, or "exhausted" when every feasible sub-net was seen.
+        ended: what ended it: a bound of the budget, or "exhausted" when every feasible sub-net was seen, or the
+            searcher's path has come to its end.
     """
 
     front: ParetoFront
@@ -85,7 +86,7 @@ def search(
     Args:
         space: what may be chosen.
         evaluator: `(config) -> Evaluation`, with `.objectives`; an exception is recorded as a failure.
-        searcher: random, nsga2, nsga3, tpe, gp or qmc.
+        searcher: random, nsga2, nsga3, tpe, gp, qmc or progressive.
         budget: when to stop; a search that has seen every feasible sub-net stops earlier.
         limits: bounds by name. Costs of `costs` are upper bounds that every proposal meets. On a measured
             objective the bound is the worst allowed value (the least one when it is to be high), and only decides

@@ -10,19 +10,23 @@ from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, ne
 from subnet_search.record import Evaluation, Objective
 
 from .optuna_search import METHODS, OptunaSearcher
+from .progressive_searcher import ProgressiveSearcher
 
 
 class Searcher(Protocol):
     """Proposes sub-nets and learns from what was found out about them."""
 
     def ask(self) -> SubnetConfig:
-        """The next sub-net to evaluate; `SpaceExhausted` when all are known."""
+        """The next sub-net to evaluate; `SpaceExhausted` when all are known, or a path has ended."""
 
     def tell(self, evaluation: Evaluation) -> None:
         """Takes one evaluation, in any order, also of a sub-net that was never asked for."""
 
 
-SEARCHERS: Mapping[str, Callable[..., Searcher]] = {name: partial(OptunaSearcher, name) for name in METHODS}
+SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
+    **{name: partial(OptunaSearcher, name) for name in METHODS},
+    "progressive": ProgressiveSearcher,
+}
 
 
 def make_searcher(
@@ -34,7 +38,7 @@ def make_searcher(
     limits: Mapping[str, float] | None = None,
     costs: CostTable | None = None,
 ) -> Searcher:
-    """A searcher by its name in `SEARCHERS`: random, nsga2, nsga3, tpe, gp or qmc.
+    """A searcher by its name in `SEARCHERS`: random, nsga2, nsga3, tpe, gp, qmc or progressive.
 
     Args:
         name: which one.

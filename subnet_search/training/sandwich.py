@@ -12,25 +12,27 @@ from search_spaces import InvalidInput
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.training.losses import at_least_float, cross_entropy, soft_cross_entropy
+from subnet_search.training.sampling import EachKnob, Sampling
 
 
 @dataclass(frozen=True)
 class SandwichStep:
     """The sandwich rule with in-place distillation: n = num_random + 2 nets, one summed gradient.
 
-    The largest net learns from the labels; the smallest and `num_random` random ones learn from its soft
+    The largest net learns from the labels; the smallest and `num_random` others of `sampling` learn from its soft
     answers (`distill`), from those of a fixed `teacher` (a module that gives logits, on the device of
     training), or from the labels. Gradients are summed and not averaged, as in the authors' code, so the
     learning rate goes with n.
 
     Source:
         Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019, arXiv:1903.05134.
-        Unlike the paper, every width and depth is drawn on its own, not one multiplier for all layers.
+        Unlike the paper, every width and depth is drawn on its own; `UniformWidths` has its one multiplier.
     """
 
     num_random: int = 2
     distill: bool = True
     teacher: nn.Module | None = field(default=None, repr=False)
+    sampling: Sampling = field(default_factory=EachKnob)
 
     def __post_init__(self) -> None:
         if self.num_random < 0:
@@ -49,7 +51,8 @@ class SandwichStep:
         total = loss.detach()
         soft = self._soft_targets(images, logits) if self.distill else None
         try:
-            for config in (space.smallest(), *space.sample(rng, self.num_random)):
+            sampling = self.sampling
+            for config in (sampling.smallest(space), *sampling.draw(space, rng, self.num_random)):
                 supernet.activate(config)
                 answers = supernet(images)
                 loss = cross_entropy(answers, labels) if soft is None else soft_cross_entropy(answers, soft)

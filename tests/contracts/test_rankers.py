@@ -1,18 +1,36 @@
 from __future__ import annotations
 
-from subnet_search.ranking import RANKERS, bn_scale_ranking, l1_ranking, random_ranking, taylor_ranking
-from tests.contracts.ranker import RankerContract, SeeingRankerContract
+from functools import partial
+
+from subnet_search.ranking import (
+    RANKERS,
+    bn_scale_ranking,
+    l1_ranking,
+    noise_ranking,
+    random_ranking,
+    taylor_ranking,
+    weight_noise_ranking,
+)
+from tests.contracts.ranker import ExactRankerContract, RankerContract, SeeingRankerContract
 
 
-class TestL1(SeeingRankerContract):
+class TestNoise(SeeingRankerContract):
+    ranker = staticmethod(partial(noise_ranking, steps=40))
+
+
+class TestWeightNoise(RankerContract):
+    ranker = staticmethod(partial(weight_noise_ranking, steps=40))
+
+
+class TestL1(ExactRankerContract):
     ranker = staticmethod(l1_ranking)
 
 
-class TestBatchNormScale(SeeingRankerContract):
+class TestBatchNormScale(ExactRankerContract):
     ranker = staticmethod(bn_scale_ranking)
 
 
-class TestTaylor(SeeingRankerContract):
+class TestTaylor(ExactRankerContract):
     ranker = staticmethod(taylor_ranking)
 
 
@@ -21,5 +39,7 @@ class TestRandom(RankerContract):
 
 
 def test_every_ranker_of_the_table_is_under_contract() -> None:
-    contracts = [TestL1, TestBatchNormScale, TestTaylor, TestRandom]
-    assert set(RANKERS.values()) == {contract.ranker for contract in contracts}
+    contracts = [TestNoise, TestWeightNoise, TestL1, TestBatchNormScale, TestTaylor, TestRandom]
+    assert set(RANKERS.values()) == {
+        getattr(contract.ranker, "func", contract.ranker) for contract in contracts
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -46,6 +47,8 @@ def feasible_configs() -> set[SubnetConfig]:
 class SearcherContract:
     name: str
     asks = 25
+    asks_in_limits = 12
+    at_once = 6  # so many are asked for before the first answer
 
     def make(
         self,
@@ -68,21 +71,12 @@ class SearcherContract:
         assert len(set(asked)) == self.asks
 
     def test_proposals_meet_the_limits(self) -> None:
-        assert all(macs(config) <= 30 for config in self.propose(self.make(limits=TIGHT), 12))
+        assert all(
+            macs(config) <= 30 for config in self.propose(self.make(limits=TIGHT), self.asks_in_limits)
+        )
 
-    def test_every_feasible_subnet_is_proposed_before_the_space_is_exhausted(self) -> None:
-        tight = {"macs": 12.0}
-        few = {config for config in feasible_configs() if macs(config) <= 12}
-        searcher = self.make(limits=tight)
-        assert set(self.propose(searcher, len(few))) == few
-        for _ in range(2):
-            with pytest.raises(SpaceExhausted):
-                searcher.ask()
-
-    def test_same_seed_same_proposals_and_another_seed_others(self) -> None:
-        first, again, other = (self.propose(self.make(seed), 12) for seed in (1, 1, 2))
-        assert first == again
-        assert first != other
+    def test_same_seed_same_proposals(self) -> None:
+        assert self.propose(self.make(1), 12) == self.propose(self.make(1), 12)
 
     def test_proposals_do_not_depend_on_what_else_draws_random_numbers(self) -> None:
         import random
@@ -100,19 +94,11 @@ class SearcherContract:
 
     def test_answers_may_come_in_any_order(self) -> None:
         searcher = self.make()
-        asked = [searcher.ask() for _ in range(6)]
-        assert len(set(asked)) == 6
+        asked = [searcher.ask() for _ in range(self.at_once)]
+        assert len(set(asked)) == self.at_once
         for config in reversed(asked):
             searcher.tell(answer(config))
         assert searcher.ask() not in asked
-
-    def test_a_subnet_told_without_being_asked_is_not_proposed(self) -> None:
-        searcher = self.make(limits={"macs": 12.0})
-        told = min((c for c in feasible_configs()), key=lambda c: (macs(c), c.key))
-        searcher.tell(answer(told))
-        searcher.tell(answer(told))
-        few = {config for config in feasible_configs() if macs(config) <= 12}
-        assert set(self.propose(searcher, len(few) - 1)) == few - {told}
 
     def test_answers_that_do_not_fit_are_refused(self) -> None:
         searcher = self.make()
@@ -134,28 +120,81 @@ class SearcherContract:
             searcher.tell(Evaluation(config, (macs(config),) * count))
 
 
-class TestRandom(SearcherContract):
+class SamplerContract(SearcherContract):
+    """What searchers that draw at random promise besides."""
+
+    def test_another_seed_other_proposals(self) -> None:
+        assert self.propose(self.make(1), 12) != self.propose(self.make(2), 12)
+
+    def test_every_feasible_subnet_is_proposed_before_the_space_is_exhausted(self) -> None:
+        tight = {"macs": 12.0}
+        few = {config for config in feasible_configs() if macs(config) <= 12}
+        searcher = self.make(limits=tight)
+        assert set(self.propose(searcher, len(few))) == few
+        for _ in range(2):
+            with pytest.raises(SpaceExhausted):
+                searcher.ask()
+
+    def test_a_subnet_told_without_being_asked_is_not_proposed(self) -> None:
+        searcher = self.make(limits={"macs": 12.0})
+        told = min((c for c in feasible_configs()), key=lambda c: (macs(c), c.key))
+        searcher.tell(answer(told))
+        searcher.tell(answer(told))
+        few = {config for config in feasible_configs() if macs(config) <= 12}
+        assert set(self.propose(searcher, len(few) - 1)) == few - {told}
+
+
+class TestRandom(SamplerContract):
     name = "random"
 
 
-class TestNsga2(SearcherContract):
+class TestNsga2(SamplerContract):
     name = "nsga2"
     asks = 60
 
 
-class TestNsga3(SearcherContract):
+class TestNsga3(SamplerContract):
     name = "nsga3"
     asks = 60
 
 
-class TestTpe(SearcherContract):
+class TestTpe(SamplerContract):
     name = "tpe"
 
 
-class TestGp(SearcherContract):
+class TestGp(SamplerContract):
     name = "gp"
     asks = 13  # the model is asked from the eleventh on
 
 
-class TestQmc(SearcherContract):
+class TestQmc(SamplerContract):
     name = "qmc"
+
+
+class TestProgressive(SearcherContract):
+    name = "progressive"
+    asks = 20
+    asks_in_limits = 6
+    at_once = 5  # the largest and its four drops
+
+    def test_a_subnet_told_without_being_asked_is_not_proposed(self) -> None:
+        asked = self.everything(self.make())
+        for told in asked:
+            searcher = self.make()
+            searcher.tell(answer(told))
+            searcher.tell(answer(told))
+            assert self.everything(searcher) == [config for config in asked if config != told]
+
+    def test_the_path_ends_at_the_smallest_and_stays_there(self) -> None:
+        for limits in (None, {"macs": 12.0}):
+            searcher = self.make(limits=limits)
+            assert SPACE.smallest() in self.everything(searcher)
+            with pytest.raises(SpaceExhausted, match=f"the path ends with {SPACE.smallest().key}"):
+                searcher.ask()
+
+    def everything(self, searcher: Searcher) -> list[SubnetConfig]:
+        asked = []
+        with suppress(SpaceExhausted):
+            while True:
+                asked += self.propose(searcher, 1)
+        return asked

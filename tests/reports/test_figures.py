@@ -8,8 +8,8 @@ import pytest
 
 from reports import plot_front
 from reports.canvas import VARIABLES, inline_svg, render
-from reports.figures import draw_hypervolume, draw_pareto, draw_widths
-from reports.series import hypervolume_view, pareto_view
+from reports.figures import draw_hypervolume, draw_pareto, draw_slices, draw_widths
+from reports.series import hypervolume_view, pareto_view, slice_view
 from reports.view import RunView
 from reports.widths import LayerBar, width_map
 from search_spaces import InvalidInput, SubnetSearchError
@@ -52,6 +52,13 @@ def test_the_pareto_figure_names_everything_in_it(pareto_svg: str) -> None:
         "Top-1 accuracy (%)",
         *"ABC",
     } <= set(texts)
+
+
+def test_the_slice_curves_name_each_ranking_and_the_one_taken(view: RunView) -> None:
+    drawn = inline_svg(draw_slices(slice_view(view)), "slices")
+    texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
+    assert {"taylor (taken)", "noise", "random", "Width kept in every layer (%)"} <= texts
+    assert set(re.findall(r"#[0-9a-fA-F]{6}\b", drawn)) == set()
 
 
 def test_an_inline_figure_refers_only_to_itself(pareto_svg: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from reports import read_run, write_report
-from reports.account import notes, summary
+from reports.account import facts, notes, summary
 from reports.chosen import columns, rebuild_command, reranking, subnet
 from reports.page import build_page
 from reports.series import pareto_view
@@ -74,7 +74,7 @@ def test_every_link_leads_somewhere(report: Path, page: Page) -> None:
     files = {link for link in page.links if link[0] != "#" and link != "data:,"}
     assert all((report.parent / unquote(link)).is_file() for link in files)
     assert sum(link.endswith("net.pt2") for link in files) == 3
-    assert sum(link.endswith(".png") for link in files) == 7
+    assert sum(link.endswith(".png") for link in files) == 8
 
 
 def test_every_id_of_the_page_is_its_own(page: Page) -> None:
@@ -84,7 +84,7 @@ def test_every_id_of_the_page_is_its_own(page: Page) -> None:
 def test_every_figure_has_a_description(report: Path) -> None:
     content = report.read_text("utf-8")
     described = re.findall(r'role="img" aria-label="([^"]{40,})"', content)
-    assert len(described) == content.count("<svg") == 7
+    assert len(described) == content.count("<svg") == 8
 
 
 def test_the_page_says_what_the_record_says(finished: Path, page: Page) -> None:
@@ -172,6 +172,31 @@ def test_the_price_table_says_what_the_front_says(finished: Path, page: Page) ->
         assert f"+{step.gain:.2f} points" in page.words
     assert "its knee (ringed)" in page.words
     assert f"{100 / 359:.2f} points, so steps of a few images can be chance" in page.words
+
+
+def test_the_slice_curves_are_told(page: Page) -> None:
+    words = page.words
+    assert "in the order of taylor" in words
+    assert "reach 64.67 % on average, 60.50 % by noise, 42.33 % by random." in words
+    assert "359 images of search-validation" in words
+    assert "62.50 %" in words
+
+
+def test_a_run_ranked_without_a_comparison_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=8, chosen=1)
+    with open_run(folder) as run:
+        run.write_json("ranking.json", {"ranker": "taylor", "weights": "0" * 64, "order": {}})
+    told = Page(write_report(folder).read_text("utf-8")).words
+    assert "No slice curves: run 'run' was ranked by taylor alone, without a comparison." in told
+    assert not (folder / "figures" / "slices.png").exists()
+
+
+def test_the_ranking_that_was_best_is_named_among_the_methods(finished: Path) -> None:
+    run = read_run(finished)
+    best = replace(run, settings={**run.settings, "rank": {"ranker": "best"}})
+    told = dict(dict(facts(best))["Method"])
+    assert told["Ranking"] == "taylor, the best of its slice curves"
+    assert dict(dict(facts(run))["Method"])["Ranking"] == "taylor"
 
 
 def test_the_order_after_tuning_is_told(page: Page) -> None:
@@ -275,6 +300,7 @@ def test_a_report_goes_into_the_run_folder_and_can_be_written_again(tmp_path: Pa
         "pareto.png",
         "pareto-2.png",
         "hypervolume.png",
+        "slices.png",
         "widths-A.png",
     }
     assert write_report(folder).read_bytes() == content

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reports.reading import read_run
-from reports.series import hypervolume_view, pareto_view, planes, rerank_view
+from reports.series import hypervolume_view, pareto_view, planes, rerank_view, slice_view
 from reports.view import RunView, Seen
 from reports.widths import forward_order, width_map
 from search_spaces import InvalidInput, SubnetConfig
@@ -236,3 +236,21 @@ def test_the_order_after_tuning_has_labels_places_and_who_is_beaten(view: RunVie
 def test_one_tuned_subnet_has_no_order(view: RunView) -> None:
     with pytest.raises(InvalidInput, match="two tuned sub-nets or more, run 'finished' has 1"):
         rerank_view(replace(view, chosen=view.chosen[:1]))
+
+
+def test_slice_curves_come_best_first_and_the_control_last(view: RunView) -> None:
+    shown = slice_view(view)
+    assert [curve.ranker for curve in shown.curves] == ["taylor", "noise", "random"]
+    assert (shown.width_percent, shown.macs_percent) == ((25, 50, 75), pytest.approx((8, 27, 58)))
+    assert shown.curves[1].mean == pytest.approx((31.0 + 62.5 + 88.0) / 3)
+    assert (shown.taken, shown.images) == ("taylor", 359)
+    better = {**view.ranking["curve"]["top1_percent"], "random": [99.0, 99.0, 99.0]}
+    changed = {**view.ranking, "curve": {**view.ranking["curve"], "top1_percent": better}}
+    assert slice_view(replace(view, ranking=changed)).curves[-1].ranker == "random"
+
+
+def test_what_was_not_compared_has_no_slice_curves(view: RunView) -> None:
+    with pytest.raises(InvalidInput, match="run 'finished' was ranked by l1 alone"):
+        slice_view(replace(view, ranking={"ranker": "l1"}))
+    with pytest.raises(InvalidInput, match="no ranking yet"):
+        slice_view(replace(view, ranking={}))

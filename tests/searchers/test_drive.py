@@ -132,7 +132,7 @@ def test_another_context_is_evaluated_afresh(tmp_path: Path) -> None:
     assert len(retrained.asked) == 20
 
 
-@pytest.mark.parametrize("searcher", ["nsga2", "nsga3", "tpe", "qmc", "random", "gp"])
+@pytest.mark.parametrize("searcher", ["nsga2", "nsga3", "tpe", "qmc", "random", "gp", "progressive"])
 @pytest.mark.parametrize("lost", [1, 6, 17])
 def test_a_search_cut_off_and_continued_is_the_unbroken_one(tmp_path: Path, searcher: str, lost: int) -> None:
     budget = Budget(evaluations=24 if searcher == "gp" else 20)

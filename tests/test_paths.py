@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from search_spaces import InvalidInput
+from subnet_search import create_run, train
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.paths import PATH, find_path, progressive_search
+from subnet_search.record import Run
+from subnet_search.searchers.path import PathElement
+from subnet_search.settings import ProgressiveSettings, TrainSettings
+from tests.small import small_splits, small_supernet
+
+QUICK = ProgressiveSettings(
+    calibration_images=24, first_images=12, final_images=30, smallest_macs_share=0.3, device="cpu"
+)
+TUNED = QUICK.model_copy(update={"relative_threshold": 0.99, "tune_steps": 30})
+
+
+def trained() -> Supernet:
+    supernet = small_supernet()
+    train(supernet, small_splits(), settings=TrainSettings(epochs=4, lr=0.05, device="cpu"))
+    return supernet
+
+
+def weights(supernet: Supernet) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(supernet: Supernet, run: Run, settings: ProgressiveSettings, writes: int) -> None:
+    """Walks until path.json was written so many times, and dies at the next write of any file."""
+    write_json, write, left = run.write_json, run.write, [writes]
+
+    def counted(name: str, data: object) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= name == PATH
+        write_json(name, data)
+
+    def refused(name: str, data: bytes) -> None:
+        if left[0] == 0:
+            raise Killed
+        write(name, data)
+
+    run.write_json, run.write = counted, refused  # type: ignore[method-assign]
+    try:
+        find_path(supernet, small_splits(), settings, run)
+    except Killed:
+        pass
+    finally:
+        del run.write_json, run.write
+
+
+def test_a_path_is_nested_from_the_whole_net_down_to_the_floor() -> None:
+    supernet = trained()
+    before = weights(supernet)
+    path = progressive_search(supernet, small_splits(), QUICK)
+    rows = supernet.space.encode(path)
+    macs, active = supernet.costs.macs(rows), supernet.space.active_rows(rows)
+    assert path[0] == supernet.space.largest()
+    assert (macs[1:] < macs[:-1]).all()
+    assert macs[-1] >= 0.3 * macs[0]
+    assert ((rows[1:] <= rows[:-1]) | ~active[1:]).all()  # a knob inside a skipped block means nothing
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(supernet).items())
+
+
+def walked(folder: Path, settings: ProgressiveSettings) -> tuple[list[PathElement], dict[str, torch.Tensor]]:
+    supernet = trained()
+    with create_run(folder, "") as run:
+        return find_path(supernet, small_splits(), settings, run), weights(supernet)
+
+
+@pytest.mark.parametrize("settings", [QUICK, TUNED], ids=["plain", "tuned"])
+def test_killed_at_any_step_it_comes_to_the_same_path(tmp_path: Path, settings: ProgressiveSettings) -> None:
+    unbroken, left = walked(tmp_path / "unbroken", settings)
+    assert any(element.tuned for element in unbroken) == (settings is TUNED)
+    for writes in range(len(unbroken)):
+        folder = tmp_path / str(writes)
+        with create_run(folder, "") as run:
+            killed_after(trained(), run, settings, writes)
+            supernet = trained()
+            resumed = find_path(supernet, small_splits(), settings, run)
+        assert [e.config for e in resumed] == [e.config for e in unbroken]
+        assert [(e.score, e.dropped, e.tuned, e.increases) for e in resumed] == [
+            (e.score, e.dropped, e.tuned, e.increases) for e in unbroken
+        ]
+        assert all(torch.equal(tensor, left[name]) for name, tensor in weights(supernet).items())
+
+
+def test_tuning_stops_once_the_accuracy_is_back_and_costs_images() -> None:
+    supernet = trained()
+    path = find_path(supernet, small_splits(), TUNED)
+    least = 0.99 * path[0].score.top1_percent
+    spent = [b.images - a.images for a, b in itertools.pairwise(path)]
+    for element, images in zip(path[1:], spent, strict=True):
+        if element.tuned:
+            assert images >= 25 * 16  # one round at least
+    assert all(e.tuned or e.score.top1_percent >= least for e in path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"groups": 3}, "3 equal groups"),
+        ({"groups": 4, "floor": 0.1}, "at least one of its 4 groups"),
+        ({"groups": 4, "step": 2}, "not both"),
+        ({"threshold": 99.9}, "can be tuned to threshold"),
+        ({"threshold": 50.0, "relative_threshold": 0.5}, "not both"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        find_path(trained(), small_splits(), QUICK.model_copy(update=change))
+
+
+def test_a_path_of_other_weights_or_settings_is_not_continued(tmp_path: Path) -> None:
+    supernet = trained()
+    with create_run(tmp_path / "run", "") as run:
+        find_path(supernet, small_splits(), QUICK, run)
+        with pytest.raises(InvalidInput, match="other weights or settings"):
+            find_path(supernet, small_splits(), QUICK.model_copy(update={"finalists": 1}), run)
+        with torch.no_grad():
+            next(supernet.model.parameters()).add_(1e-3)
+        with pytest.raises(InvalidInput, match="other weights or settings"):
+            find_path(supernet, small_splits(), QUICK, run)
