@@ -23,6 +23,7 @@ from torch import nn
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, config_to_json
 from subnet_search import extract, finetune
 from subnet_search.elastic import Supernet
+from subnet_search.fronts import read_front
 from subnet_search.measure import describe_device, top1_percent
 from subnet_search.models import load_model
 from subnet_search.pipeline import advance, begin
@@ -31,11 +32,12 @@ from subnet_search.recipe import Recipe
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run
 from subnet_search.seeding import seed_everything
 from subnet_search.settings import FinetuneSettings
+from subnet_search.stages import choose_members
 from subnet_search.workbench import Workbench, save_weights
 
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
 CHOSEN, UNIFORM, RANDOM = "chosen by the search", "uniform width", "best random"
-LONGER, ALONE = "chosen, tuned as long as", "a net trained alone"
+LONGER, ALONE = "chosen, tuned as long as trained alone", "trained alone"
 PLANE = (Objective("top1_percent", "max"), Objective("macs", "min"))
 QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the evaluations, at which hypervolumes are compared
 
@@ -137,7 +139,8 @@ def compared(
         found = []
         for share in shares:
             nearest = min(
-                bench.chosen(), key=lambda config: abs(np.log(costs_of(bench, config)["macs_share"] / share))
+                chosen_by_search(bench),
+                key=lambda config: abs(np.log(costs_of(bench, config)["macs_share"] / share)),
             )
             macs = costs_of(bench, nearest)["macs"]
             affordable = [e for e in chance if costs_of(bench, e.config)["macs"] <= macs]
@@ -147,6 +150,11 @@ def compared(
         bench.run.write_json("compared.json", found)
     stored = bench.run.read_json("compared.json")
     return [{name: SubnetConfig(config) for name, config in nets.items()} for nets in stored]
+
+
+def chosen_by_search(bench: Workbench) -> list[SubnetConfig]:
+    """What the road chose from its front, without the nets that are compared with them."""
+    return [member.config for member in choose_members(bench, read_front(bench.run))]
 
 
 def uniform_like(config: SubnetConfig, space: SearchSpace, costs: CostTable) -> SubnetConfig:
@@ -200,9 +208,7 @@ def collect(
 ) -> dict[str, Any]:
     """Everything the page shows of one seed, as plain data."""
     run, largest = bench.run, bench.space.largest()
-    controls = {config.key for nets in pairs for name, config in nets.items() if name != CHOSEN}
-    controls -= {nets[CHOSEN].key for nets in pairs}  # the search may choose one of its controls
-    nets = [measured(run, bench, config) for config in bench.chosen() if config.key not in controls]
+    nets = [measured(run, bench, config) for config in chosen_by_search(bench)]
     compared_nets: list[dict[str, Any]] = []
     for pair in pairs:
         row = {name: measured(run, bench, config) for name, config in pair.items()}
