@@ -21,6 +21,11 @@ METHODS = (
     ("Searcher", "search", "searcher"),
     ("Fine-tuning epochs", "finetune", "epochs"),
 )
+METHODS_OF_A_PATH = (
+    ("Path scored by", "progressive", "criterion"),
+    ("Joint training epochs", "progressive", "epochs"),
+    ("Teacher of joint training", "progressive", "teacher"),
+)
 
 
 def summary(run: RunView) -> str:
@@ -100,9 +105,9 @@ def coverage(run: RunView) -> dict[str, Any] | None:
 
 def facts(run: RunView) -> list[tuple[str, Rows]]:
     """Captions and rows: methods, device and versions, data and splits, seeds, time."""
-    methods = [
-        (what, str(run.setting(*where))) for what, *where in METHODS if run.setting(*where) is not None
-    ]
+    on_a_path = run.setting("search", "searcher") == "progressive"
+    asked = (*METHODS, *METHODS_OF_A_PATH) if on_a_path else METHODS
+    methods = [(what, str(run.setting(*where))) for what, *where in asked if run.setting(*where) is not None]
     if run.ranking.get("ranker", "best") != run.setting("rank", "ranker") == "best":
         methods = [
             (what, f"{run.ranking['ranker']}, the best of its slice curves" if what == "Ranking" else told)
@@ -112,7 +117,7 @@ def facts(run: RunView) -> list[tuple[str, Rows]]:
     methods.append(("Repeat it all", f"subnet-search run {settings} --name again"))
     seeds = [("recipe", str(run.settings["seed"]))] if "seed" in run.settings else []
     for name, table in run.settings.items():
-        if isinstance(table, Mapping) and "seed" in table:
+        if isinstance(table, Mapping) and "seed" in table and (on_a_path or name != "progressive"):
             seeds.append((f"[{name}]", str(table["seed"])))
     seeds += [(f"fine-tuning of {c.label}", ", ".join(map(str, c.seeds))) for c in run.chosen if c.seeds]
     parts: dict[str, Rows] = {

@@ -15,6 +15,7 @@ _HOMES = {
     "measure": ("make_evaluator", "measure_latency", "prove"),
     "models": ("load_model",),
     "rebuilding": ("load_subnet",),
+    "paths": ("progressive_search",),
     "ranking": (
         "bn_scale_ranking",
         "l1_ranking",
@@ -40,9 +41,11 @@ _HOMES = {
         "ElasticSettings",
         "EvaluateSettings",
         "FinetuneSettings",
+        "ProgressiveSettings",
         "TrainSettings",
     ),
-    "training": ("PlainStep", "SandwichStep", "TrainResult", "train"),
+    "subnet_sets": ("load_subnets", "save_subnets"),
+    "training": ("Among", "PlainStep", "SandwichStep", "TrainResult", "UniformWidths", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -13,6 +13,7 @@ from .measure import make_evaluator as make_evaluator
 from .measure import measure_latency as measure_latency
 from .measure import prove as prove
 from .models import load_model as load_model
+from .paths import progressive_search as progressive_search
 from .ranking import bn_scale_ranking as bn_scale_ranking
 from .ranking import l1_ranking as l1_ranking
 from .ranking import noise_levels as noise_levels
@@ -39,10 +40,15 @@ from .searchers import search as search
 from .settings import ElasticSettings as ElasticSettings
 from .settings import EvaluateSettings as EvaluateSettings
 from .settings import FinetuneSettings as FinetuneSettings
+from .settings import ProgressiveSettings as ProgressiveSettings
 from .settings import TrainSettings as TrainSettings
+from .subnet_sets import load_subnets as load_subnets
+from .subnet_sets import save_subnets as save_subnets
+from .training import Among as Among
 from .training import PlainStep as PlainStep
 from .training import SandwichStep as SandwichStep
 from .training import TrainResult as TrainResult
+from .training import UniformWidths as UniformWidths
 from .training import train as train
 
 __version__: str

@@ -18,7 +18,7 @@ from search_spaces.errors import InvalidInput
 from subnet_search import exits
 from subnet_search.deadline import Deadline
 from subnet_search.exits import guarded
-from subnet_search.recipe import Recipe, quickstart_recipe, read_recipe
+from subnet_search.recipe import Recipe, quickstart_recipe, read_recipe, with_searcher
 
 if TYPE_CHECKING:
     from subnet_search.timed import Ending
@@ -93,7 +93,8 @@ def run(
     limits = { macs = "50%" }            # a number, or a share of the whole network's
     choose_under = [{ macs = "25%" }]    # or choose = 3: spread over the front
 
-    Further tables: elastic, train, rank, evaluate, finetune, export, report. RUN/settings.toml shows every key.
+    Further tables: elastic, train, rank, progressive, evaluate, finetune, export, report. RUN/settings.toml shows
+    every key.
     """
     deadline, settings = _deadline(minutes), read_recipe(recipe, name)
     if not dry_run:
@@ -167,9 +168,22 @@ def rank(target: Target, out: Out = Path("runs")) -> None:
 
 @app.command()
 @guarded
-def search(target: Target, out: Out = Path("runs")) -> None:
-    """Search for the Pareto front, and the stages before it."""
-    _stage(target, out, "search")
+def search(
+    target: Target,
+    out: Out = Path("runs"),
+    searcher: Annotated[
+        str | None,
+        typer.Option(
+            help="Search with this one instead of the recipe's: random, nsga2, nsga3, tpe, gp, qmc, progressive or "
+            "uniform. In a run folder only before its search has begun."
+        ),
+    ] = None,
+) -> None:
+    """Search for the Pareto front, and the stages before it.
+
+    "progressive" finds a path of nested sub-nets first and trains them together; see docs/guides/progressive.md.
+    """
+    _stage(target, out, "search", searcher)
 
 
 @app.command()
@@ -241,13 +255,18 @@ def _end(ending: Ending) -> None:
             raise typer.Exit(1)
 
 
-def _stage(target: Path, out: Path, last: str) -> Path:
-    from subnet_search.pipeline import advance, begin
+def _stage(target: Path, out: Path, last: str, searcher: str | None = None) -> Path:
+    is_recipe = target.suffix == ".toml" and not target.is_dir()
+    recipe = read_recipe(target) if is_recipe else None
+    if recipe and searcher is not None:
+        recipe = with_searcher(recipe, searcher)
+
+    from subnet_search.pipeline import advance, begin, change_searcher
     from subnet_search.record import open_run
 
-    is_recipe = target.suffix == ".toml" and not target.is_dir()
-    opened = begin(read_recipe(target), out) if is_recipe else open_run(target)
-    with opened:
+    with begin(recipe, out) if recipe else open_run(target) as opened:
+        if searcher is not None:
+            change_searcher(opened, searcher)
         advance(opened, last, say=_say)
         return Path(opened.folder)
 

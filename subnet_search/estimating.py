@@ -22,16 +22,21 @@ from search_spaces.costs import COST_NAMES
 from search_spaces.files import config_to_json
 from subnet_search.data import Batch
 from subnet_search.fronts import search_front
+from subnet_search.measure.scoring import SharedScorer
+from subnet_search.paths import TUNE_ROUND, foresee_path, read_path, store_path
 from subnet_search.planning import Rate, num_chosen
 from subnet_search.progress import silenced
-from subnet_search.recipe import Recipe, recipe_to_toml
+from subnet_search.recipe import Recipe, recipe_to_toml, walks_a_path
 from subnet_search.record import Evaluation, Run, create_run
 from subnet_search.record.atomic import telling_what_failed
 from subnet_search.searchers import SpaceExhausted, make_searcher
+from subnet_search.searchers.controls import SHARES
+from subnet_search.searchers.drive import MOST_UNIFORM, RANDOM_SHARE
 from subnet_search.searchers.feasible import Feasible
 from subnet_search.stages import (
     drop_checkpoint,
     export_one,
+    join_path,
     look_at_test,
     prepare,
     rank_channels,
@@ -39,6 +44,7 @@ from subnet_search.stages import (
     train_teacher,
     tune,
 )
+from subnet_search.standing import JOINING
 from subnet_search.training.loop import length_of
 from subnet_search.workbench import Workbench, set_up_process
 
@@ -134,7 +140,10 @@ class _Road:
         rates["teacher"] = self._training(self._train_teacher) if self.recipe.model.epochs else Rate(0.0)
         rates["rank"] = Rate(self._rank_s())
         rates["train"] = self._training(self._train_supernet)
-        rates["search"] = self._search()
+        if walks_a_path(self.recipe):
+            rates["path"] = Rate(self._path_s(rates["train"]))
+            rates["join"] = self._training(self._join)
+        rates["search"] = replace(self._search(), most=self._most_evaluations())
         config, stand_in = self._typical(), Part(self.splits.search_val, len(self._val))
         bench.splits = replace(self.splits, search_val=self._val, test=stand_in)  # test is not looked at
         self.run.write_json(f"subnets/{config.key}/config.json", config_to_json(config))
@@ -183,6 +192,62 @@ class _Road:
         drop_checkpoint(self.run, "checkpoint")
         self._change("train", epochs=epochs, lr=NEXT_TO_NOTHING)
         train_supernet(self.bench)
+
+    def _join(self, epochs: int) -> None:
+        drop_checkpoint(self.run, JOINING)
+        self._change("progressive", epochs=epochs, lr=NEXT_TO_NOTHING)
+        join_path(self.bench)
+
+    def _path_s(self, training: Rate) -> float:
+        """All looks of a path that is only foreseen; that path is left in the run for what follows."""
+        start_s, asked, splits = clock_s(), self.recipe.progressive, self.splits
+        supernet = self.bench.trained_supernet()
+        foreseen = foresee_path(self.bench.space, self.bench.costs, asked)
+        besides_s = clock_s() - start_s
+        besides_s += len(foreseen.path) * _timed(lambda: store_path(self.run, supernet, asked, foreseen.path))
+        num_val = _count(splits.search_val, 0) or sum(1 for _ in splits.search_val)
+        ends = [[element.config for element in pair] for pair in (foreseen.path[:2], foreseen.path[-2:])]
+        read_s = 0.0
+
+        def look_s(final: bool) -> float:
+            images = asked.calibration_images + (asked.final_images if final else asked.first_images)
+            whole = -(-images // self.recipe.data.batch_size)
+
+            def measured(parts: int) -> float:
+                nonlocal read_s
+
+                def share(amount: int) -> int:
+                    return -(-amount * parts // whole)
+
+                names = ("calibration_images", "first_images", "final_images")
+                fewer = asked.model_copy(update={n: max(2, share(getattr(asked, n))) for n in names})
+                part = replace(splits, search_val=Part(splits.search_val, share(num_val)))
+                start_s = clock_s()
+                scorer = SharedScorer(supernet, part, fewer)
+                read_s, taken_s = (clock_s() - start_s) * whole / parts, 0.0
+                for before, after in ends:
+                    scorer(before, final)  # what both have in common is computed once
+                    taken_s += _timed(lambda config=after: scorer(config, final)) / len(ends)  # type: ignore[misc]
+                return taken_s
+
+            return extrapolated(measured, whole)
+
+        first_s = look_s(False) if foreseen.first_looks else 0.0
+        final_s = look_s(True)
+        seconds = foreseen.first_looks * first_s + foreseen.final_looks * final_s
+        if asked.threshold is not None or asked.relative_threshold is not None:  # say, at every other sub-net
+            step_s = training.unit_s / length_of(splits.train) / (self.recipe.train.num_random + 2)
+            seconds += len(foreseen.path) / 2 * (TUNE_ROUND * step_s + final_s)
+        return besides_s + read_s + seconds
+
+    def _most_evaluations(self) -> int | None:
+        """How many sub-nets a search can look at that only knows so many; None where it can go on and on."""
+        search = self.recipe.search
+        if walks_a_path(self.recipe):
+            return MOST_UNIFORM + int(RANDOM_SHARE * search.evaluations) + len(read_path(self.run))
+        if search.searcher == "uniform":
+            return len({self.bench.space.uniform(float(share)) for share in SHARES})
+        return None
 
     def _tune(self, config: SubnetConfig, epochs: int) -> None:
         self.run.delete(f"subnets/{config.key}/metrics.json")
@@ -241,6 +306,8 @@ class _Road:
     def _ask_s(self) -> float:
         """What the searcher takes to propose a sub-net, once it has a few to learn from."""
         bench, settings = self.bench, self.recipe.search
+        if walks_a_path(self.recipe):
+            return 0.0  # the path is there already
         objectives = bench.evaluator.objectives
         searcher = make_searcher(
             settings.searcher, bench.space, objectives, limits=bench.limits(self.limits), costs=bench.costs

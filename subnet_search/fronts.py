@@ -7,11 +7,18 @@ import time
 from typing import Literal
 
 from search_spaces import SubnetConfig, SubnetSearchError
+from search_spaces.costs import COST_NAMES
 from subnet_search.choosing import named_values
+from subnet_search.paths import read_path
+from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
-from subnet_search.searchers import Budget, SearchResult, search
+from subnet_search.searchers import Budget, Listed, SearchResult, search, spread_out
+from subnet_search.searchers.feasible import Feasible
 from subnet_search.standing import chosen_keys
+from subnet_search.subnet_sets import save_subnets
 from subnet_search.workbench import Workbench
+
+PATH_SUBNETS = "path.subnets.safetensors"
 
 FrontState = Literal["searching", "cut short", "complete"]
 
@@ -19,11 +26,13 @@ FrontState = Literal["searching", "cut short", "complete"]
 def search_front(bench: Workbench) -> None:
     """The search, continued where its journal ends, and the front it found."""
     settings, evaluator = bench.recipe.search, bench.evaluator
+    path = [element.config for element in read_path(bench.run)] if walks_a_path(bench.recipe) else []
     budget = Budget(evaluations=bench.amount("search"), minutes=_search_minutes(bench, evaluator.context))
     result = search(
         bench.space,
         evaluator,
-        settings.searcher,
+        _along(bench, path) if path else settings.searcher,
+        name=settings.searcher,
         budget=budget,
         limits=bench.limits(settings.limits),
         costs=bench.costs,
@@ -43,9 +52,33 @@ def search_front(bench: Workbench) -> None:
             f"no evaluated sub-net meets the limits {dict(settings.limits)}; the nearest values are "
             f"{dict(result.nearest)}. {longer}"
         )
+    if path:
+        _save_path_subnets(bench, [member.config for member in result.front if member.config in path])
     write_front(bench.run, result, evaluator.objectives, "complete" if complete else "cut short")
     told = f", {len(failed)} of them failed (the last one: {failed[-1].reason})" if failed else ""
     bench.say(f"  {len(result.evaluations)} evaluations{told}, {len(result.front)} sub-nets on the front")
+
+
+def _along(bench: Workbench, path: list[SubnetConfig]) -> Listed:
+    """Proposes the sub-nets of a path that meet the limits on costs; however few are looked at, from all over it."""
+    limits = bench.limits(bench.recipe.search.limits)
+    feasible = Feasible(
+        bench.space, bench.costs, {n: limit for n, limit in limits.items() if n in COST_NAMES}
+    )
+    allowed = [config for config in path if feasible.allows(config)]
+    if not allowed:
+        bench.say("  no sub-net of the path meets the limits: only uniform and random ones are looked at")
+    return Listed(spread_out(allowed))
+
+
+def _save_path_subnets(bench: Workbench, configs: list[SubnetConfig]) -> None:
+    """Writes the front's sub-nets of the path into one file, with batch-norm statistics for each."""
+    if not configs:
+        bench.run.delete(PATH_SUBNETS)
+        return
+    pairs = [(config, bench.evaluator.statistics_of(config)) for config in configs]
+    with bench.run.writing(PATH_SUBNETS) as file:
+        save_subnets(file, bench.supernet, pairs)
 
 
 def _search_minutes(bench: Workbench, context: str) -> float | None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
+from tqdm import tqdm
 
-from search_spaces import InvalidInput, SubnetConfig
+from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
 from search_spaces.presets import ladders
 from subnet_search.batches import Steps
 from subnet_search.data import Batch, Splits
 from subnet_search.elastic.states import copy_state
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.scoring import SharedScorer
+from subnet_search.progress import progress
 from subnet_search.record import Run
 from subnet_search.searchers.path import PathElement, Score, path_from_json, path_to_json
 from subnet_search.searchers.progressive import walk_down
@@ -27,6 +31,7 @@ from subnet_search.training.losses import cross_entropy
 
 PATH = "path.json"
 TUNE_ROUND = 25  # steps between two looks at whether the accuracy is back
+BAR_AFTER_S = 2.0
 
 
 def progressive_search(
@@ -70,15 +75,19 @@ def find_path(
     rungs = ladders(supernet.space, settings.groups, settings.step, settings.floor)
     kept = None if run is None else _Kept(run, supernet, settings)
     begun = [] if kept is None else kept.load()
+    if run is not None and begun and is_walked(run):
+        return begun
     scorer = SharedScorer(supernet, splits, settings)
     threshold, relative = settings.threshold, settings.relative_threshold
     tunes = threshold is not None or relative is not None
     path = list(begun)
+    bar = _Bar(supernet, settings)
 
     def keep(found: object) -> None:
         path[:] = found  # type: ignore[call-overload]
         if kept is not None:
             kept.save(path)
+        bar.show(path)
 
     def tune(element: PathElement) -> Score | None:
         least = threshold if threshold is not None else (relative or 0.0) * path[0].score.top1_percent
@@ -87,22 +96,121 @@ def find_path(
             kept.save_weights(len(path))
         return tuned
 
-    return walk_down(
-        supernet.space,
-        supernet.costs,
-        rungs,
-        scorer,
-        criterion=settings.criterion,
-        smallest_macs_share=settings.smallest_macs_share,
-        screen=settings.screen or None,
-        finalists=settings.finalists,
-        predict=predict,
-        tune=tune if tunes else None,
-        threshold=threshold,
-        relative_threshold=relative,
-        begun=begun,
-        keep=keep,
-    )
+    with bar:
+        bar.show(begun)
+        path = walk_down(
+            supernet.space,
+            supernet.costs,
+            rungs,
+            scorer,
+            **_options(settings),
+            predict=predict,
+            tune=tune if tunes else None,
+            threshold=threshold,
+            relative_threshold=relative,
+            begun=begun,
+            keep=keep,
+        )
+    if kept is not None:
+        kept.save(path, complete=True)
+    return path
+
+
+def is_walked(run: Run) -> bool:
+    """Whether a path was walked to its end, and the weights that it was last tuned to are there."""
+    if not run.has(PATH):
+        return False
+    complete, tuned = run.read_json(PATH).get("complete"), _last_tuned(read_path(run))
+    return bool(complete) and (tuned is None or run.has(_weights(tuned)))
+
+
+def read_path(run: Run) -> list[PathElement]:
+    """The path that the run has so far."""
+    return path_from_json(run.read_json(PATH)["elements"])
+
+
+def load_path(run: Run, supernet: Supernet, settings: ProgressiveSettings) -> list[PathElement]:
+    """The path that `find_path` left in the run; the supernet gets the weights that go with it.
+
+    Args:
+        run: where it was walked.
+        supernet: with the weights it was begun with.
+        settings: those of the walk.
+
+    Raises:
+        InvalidInput: it was begun with other weights or settings, or is damaged.
+    """
+    return _Kept(run, supernet, settings).load()
+
+
+def store_path(
+    run: Run, supernet: Supernet, settings: ProgressiveSettings, path: Sequence[PathElement]
+) -> None:
+    """Writes path.json as the walk that comes to this path would."""
+    _Kept(run, supernet, settings).save(path, complete=True)
+
+
+class Foreseen(NamedTuple):
+    """The path a walk might take, and how many looks at sub-nets it would take."""
+
+    path: list[PathElement]
+    first_looks: int
+    final_looks: int
+
+
+def foresee_path(space: SearchSpace, costs: CostTable, settings: ProgressiveSettings) -> Foreseen:
+    """Walks by arithmetic alone, as if what a layer loses hurt with the square of its share.
+
+    Raises:
+        InvalidInput: what `find_path` would refuse before it looks at anything.
+    """
+    rungs = ladders(space, settings.groups, settings.step, settings.floor)
+    looks = {True: 0, False: 0}
+
+    class Guess:
+        images = 0
+
+        def __call__(self, config: SubnetConfig, final: bool) -> Score:
+            looks[final] += 1
+            lost = sum((1 - config[knob.name] / knob.largest) ** 2 for knob in space.knobs)
+            return Score(lost, 100 * math.exp(-lost))
+
+    path = walk_down(space, costs, rungs, Guess(), **_options(settings))
+    return Foreseen(path, looks[False], looks[True])
+
+
+def _options(settings: ProgressiveSettings) -> dict[str, Any]:
+    return {
+        "criterion": settings.criterion,
+        "smallest_macs_share": settings.smallest_macs_share,
+        "screen": settings.screen or None,
+        "finalists": settings.finalists,
+    }
+
+
+class _Bar:
+    """How many percent of the multiply-adds are dropped, of those that will be at most."""
+
+    def __init__(self, supernet: Supernet, settings: ProgressiveSettings) -> None:
+        self._supernet = supernet
+        self._bar: tqdm[Any] = progress(
+            math.floor(100 * (1 - settings.smallest_macs_share)), "path", "% of MACs", delay_s=BAR_AFTER_S
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, path: Sequence[PathElement]) -> None:
+        """Moves to the end of the path so far."""
+        if not path or self._bar.disable:
+            return
+        space = self._supernet.space
+        whole, last = self._supernet.costs.macs(space.encode([space.largest(), path[-1].config])).tolist()
+        self._bar.set_postfix_str(f"{len(path)} subnets, {path[-1].score.top1_percent:.1f} %", refresh=False)
+        self._bar.update(math.floor(100 * (1 - last / whole)) - self._bar.n)
 
 
 @dataclass
@@ -159,7 +267,8 @@ class _Kept:
 
     def __init__(self, run: Run, supernet: Supernet, settings: ProgressiveSettings) -> None:
         self._run, self._supernet = run, supernet
-        digest = hashlib.sha256(settings.model_dump_json(exclude={"device", "memory_mib"}).encode())
+        told = set(ProgressiveSettings.model_fields) - {"device", "memory_mib"}
+        digest = hashlib.sha256(settings.model_dump_json(include=told).encode())
         for name, tensor in sorted(supernet.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
@@ -180,14 +289,17 @@ class _Kept:
                 "begin a new run with --name"
             )
         path = path_from_json(stored["elements"])
-        if tuned := [place for place, element in enumerate(path) if element.tuned]:
-            state = safetensors.torch.load_file(self._run.verify(_weights(tuned[-1])))
+        if (tuned := _last_tuned(path)) is not None:
+            if not self._run.has(_weights(tuned)):
+                return []  # without its weights a path cannot go on
+            state = safetensors.torch.load_file(self._run.verify(_weights(tuned)))
             copy_state(self._supernet.model, state)
         return path
 
-    def save(self, path: list[PathElement]) -> None:
+    def save(self, path: Sequence[PathElement], *, complete: bool = False) -> None:
         """Writes path.json; weights of earlier tunings are needed no longer."""
-        self._run.write_json(PATH, {"context": self._context, "elements": path_to_json(path)})
+        elements = path_to_json(path)
+        self._run.write_json(PATH, {"context": self._context, "complete": complete, "elements": elements})
         tuned = [place for place, element in enumerate(path) if element.tuned]
         for place in tuned[:-1]:
             self._run.delete(_weights(place))
@@ -198,6 +310,10 @@ class _Kept:
             n: t.detach().cpu().clone().contiguous() for n, t in self._supernet.model.state_dict().items()
         }
         self._run.write(_weights(place), safetensors.torch.save(state))
+
+
+def _last_tuned(path: Sequence[PathElement]) -> int | None:
+    return max((place for place, element in enumerate(path) if element.tuned), default=None)
 
 
 def _weights(place: int) -> str:

@@ -16,13 +16,39 @@ from subnet_search.deadline import TimeIsUp
 from subnet_search.elastic import make_elastic
 from subnet_search.measuring import LATENCIES
 from subnet_search.models import load_model
-from subnet_search.planning import MARGIN, UNITS, Planner, Standing, counted, in_seconds, plan_to_json
-from subnet_search.recipe import Recipe, differences, parse_recipe, recipe_to_toml
+from subnet_search.paths import PATH
+from subnet_search.planning import (
+    MARGIN,
+    UNITS,
+    Planner,
+    Standing,
+    counted,
+    in_seconds,
+    plan_to_json,
+    wanted,
+)
+from subnet_search.recipe import (
+    Recipe,
+    differences,
+    parse_recipe,
+    recipe_to_toml,
+    walks_a_path,
+    with_searcher,
+)
 from subnet_search.record import Run, create_run, open_run
 from subnet_search.record.lock import lock_folder
 from subnet_search.record.run import CHECKSUMS, EVENTS, SETTINGS, check_free, restore_settings
-from subnet_search.stages import PREPARED, STAGES, Stage, export_one, is_proved, is_tuned, tune
-from subnet_search.standing import begun_epochs, chosen_keys, num_evaluated
+from subnet_search.stages import (
+    PREPARED,
+    STAGES,
+    Stage,
+    check_path,
+    export_one,
+    is_proved,
+    is_tuned,
+    tune,
+)
+from subnet_search.standing import JOINED, JOINING, begun_epochs, chosen_keys, num_evaluated
 from subnet_search.workbench import Say, Workbench, set_up_process
 
 PLAN = "plan.json"
@@ -83,6 +109,26 @@ def _refuse_others(run: Run, recipe: Recipe) -> None:
 def read_settings(run: Run) -> Recipe:
     """The recipe a run was begun with."""
     return parse_recipe(run.read("settings.toml").decode("utf-8"), f"{run.folder}/settings.toml")
+
+
+def change_searcher(run: Run, searcher: str) -> None:
+    """Writes another searcher into the settings of a run whose search, or the path before it, has not begun.
+
+    Raises:
+        InvalidInput: the searcher is unknown or cannot do with the run's settings, or the search has begun.
+    """
+    recipe = read_settings(run)
+    changed, before = with_searcher(recipe, searcher), recipe.search.searcher
+    if before == searcher:
+        return
+    if run.journal.lines() or any(run.has(name) for name in (PATH, f"{JOINING}.safetensors", JOINED)):
+        raise InvalidInput(
+            f"run {run.folder} was searched with {before}, not {searcher}; what it found stays. Begin a new run: "
+            "subnet-search run RECIPE --name NAME, with the other searcher in the recipe"
+        )
+    if walks_a_path(changed) and run.has(PREPARED[-1]):
+        check_path(Workbench(run, changed, lambda message: None))
+    run.write(SETTINGS, recipe_to_toml(changed))
 
 
 def advance(
@@ -168,7 +214,7 @@ def plan_stage(stage: str, bench: Workbench, planner: Planner | None, standing: 
     before = run.read_json(PLAN) if run.has(PLAN) else None
     if planner is None:
         if before is not None:
-            amounts = {name: bench.amount(name) for name in UNITS}
+            amounts = {name: bench.amount(name) for name in wanted(recipe)}
             run.write_json(PLAN, plan_to_json(recipe, amounts, standing, before=before))
         return ""
     bench.plan = plan = planner.plan(standing)

@@ -12,11 +12,30 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from subnet_search.deadline import Deadline
-from subnet_search.recipe import Recipe
+from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.settings import FinetuneSettings, TrainSettings
 
-ROAD = ("prepare", "teacher", "rank", "train", "search", "finetune", "test", "export", "report")
-UNITS = {"teacher": "epochs", "train": "epochs", "search": "evaluations", "finetune": "epochs"}
+ROAD = (
+    "prepare",
+    "teacher",
+    "rank",
+    "train",
+    "path",
+    "join",
+    "search",
+    "finetune",
+    "test",
+    "export",
+    "report",
+)
+OF_A_PATH = ("path", "join")  # stages of a progressive search only
+UNITS = {
+    "teacher": "epochs",
+    "train": "epochs",
+    "join": "epochs",
+    "search": "evaluations",
+    "finetune": "epochs",
+}
 FEWEST_EVALUATIONS = 10
 MARGIN = 1.1  # of all planned seconds: measured ones vary
 PATIENCE = 1.3  # of the smallest plan, for the minutes that a refusal recommends
@@ -26,10 +45,14 @@ MOST_SLOWER = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Seconds that a stage takes however little it does, and for each epoch or evaluation; of one sub-net at a time."""
+    """Seconds that a stage takes however little it does, and for each epoch or evaluation; of one sub-net at a time.
+
+    There are no more than `most` units, however many are asked for.
+    """
 
     start_s: float
     unit_s: float = 0.0
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +95,12 @@ class Plan:
 
     def after_s(self, stage: str) -> float:
         """Seconds of the stages after this one."""
-        return sum(self.seconds[later] for later in ROAD[ROAD.index(stage) + 1 :])
+        return sum(self.seconds.get(later, 0.0) for later in ROAD[ROAD.index(stage) + 1 :])
+
+
+def road_of(recipe: Recipe) -> tuple[str, ...]:
+    """The stages of a recipe's road, the report included."""
+    return ROAD if walks_a_path(recipe) else tuple(stage for stage in ROAD if stage not in OF_A_PATH)
 
 
 def wanted(recipe: Recipe) -> dict[str, int]:
@@ -80,6 +108,7 @@ def wanted(recipe: Recipe) -> dict[str, int]:
     return {
         "teacher": recipe.model.epochs,
         "train": recipe.train.epochs,
+        **({"join": recipe.progressive.epochs} if walks_a_path(recipe) else {}),
         "search": recipe.search.evaluations,
         "finetune": recipe.finetune.epochs,
     }
@@ -147,9 +176,11 @@ def seconds_left(
         "export": max(chosen - standing.exported, 0),
     }
     found = {}
-    for stage in ROAD:
-        units = max(amounts.get(stage, 0) - standing.finished.get(stage, 0), 0)
+    for stage in road_of(recipe):
         rate = rates[stage]
+        amount = amounts.get(stage, 0)
+        amount = amount if rate.most is None else min(amount, rate.most)
+        units = max(amount - standing.finished.get(stage, 0), 0)
         skipped = stage in standing.done or (stage == "teacher" and not amounts["teacher"])
         found[stage] = 0.0 if skipped else times.get(stage, 1) * (rate.start_s + units * rate.unit_s)
     if recipe.search.minutes is not None:
@@ -160,7 +191,7 @@ def seconds_left(
 def table(recipe: Recipe, plan: Plan, rates: Mapping[str, Rate], standing: Standing) -> str:
     """The plan for people: a line for each stage, and the sum."""
     asked, chosen, lines = wanted(recipe), num_chosen(recipe), []
-    for stage in ROAD:
+    for stage in road_of(recipe):
         amount, whole, what = plan.amounts.get(stage, 0), asked.get(stage, 0), ""
         if stage in UNITS:
             of = f"{amount} of {whole} {UNITS[stage]}" if amount != whole else counted(amount, UNITS[stage])
@@ -251,7 +282,7 @@ def plan_to_json(
     asked = wanted(recipe)
     known = {row["stage"]: row for row in (before or {"stages": []})["stages"]}
     stages = []
-    for stage in ROAD:
+    for stage in road_of(recipe):
         done = stage in standing.done
         seconds = None if plan is None or done else round(plan.seconds[stage], 3)
         row: dict[str, Any] = {"stage": stage, "seconds": seconds}

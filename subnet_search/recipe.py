@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
@@ -25,11 +25,15 @@ from subnet_search.settings import (
     Flag,
     InvalidSettings,
     ModelSettings,
+    Positive,
+    ProgressiveSettings,
     RankSettings,
     SearchSettings,
     Seed,
     Settings,
+    Share,
     TrainSettings,
+    Whole,
 )
 
 QUICKSTART = """
@@ -64,10 +68,31 @@ MOST_PROBLEMS = 20  # of one recipe that are told
 
 
 class TrainTable(TrainSettings):
-    """The [train] table: `TrainSettings` and the options of the sandwich step."""
+    """The [train] table: `TrainSettings` and the options of the sandwich step.
+
+    `sampling` "each" draws every width and depth on its own, "uniform" one multiplier from `least_width` to 1 for all
+    widths and keeps all blocks (US-Net). `distill = false`: all nets learn from the labels, as in the settings
+    that US-Net's authors released.
+    """
 
     num_random: Count = 2
     distill: Flag = True
+    sampling: Literal["each", "uniform"] = "each"
+    least_width: Share = 0.25
+
+
+class ProgressiveTable(ProgressiveSettings):
+    """The [progressive] table, read where [search] searcher = "progressive".
+
+    Beside the path's settings: `epochs` of joint training of the path's sub-nets, with the [train] table's other values
+    and `lr` if given. They follow the soft answers of `teacher`: "full", the whole network as it was before the
+    supernet was trained, or "in-place", the largest sub-net as it is at the moment (no teacher where [train] distill =
+    false).
+    """
+
+    epochs: Whole = 10
+    lr: Positive | None = None
+    teacher: Literal["full", "in-place"] = "full"
 
 
 class ReportTable(Settings):
@@ -87,6 +112,7 @@ class Recipe(Settings):
     elastic: ElasticSettings = ElasticSettings()
     train: TrainTable = TrainTable()
     rank: RankSettings = RankSettings()
+    progressive: ProgressiveTable = ProgressiveTable()
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings = SearchSettings()
     finetune: FinetuneSettings = FinetuneSettings()
@@ -101,12 +127,24 @@ TABLES: dict[str, type[Settings]] = {
     "elastic": ElasticSettings,
     "train": TrainTable,
     "rank": RankSettings,
+    "progressive": ProgressiveTable,
     "evaluate": EvaluateSettings,
     "search": SearchSettings,
     "finetune": FinetuneSettings,
     "export": ExportSettings,
     "report": ReportTable,
 }
+
+
+def walks_a_path(recipe: Recipe) -> bool:
+    """Whether the search is along a path of nested sub-nets, which is found and trained before it."""
+    return recipe.search.searcher == "progressive"
+
+
+def with_searcher(recipe: Recipe, searcher: str) -> Recipe:
+    """The recipe with another searcher; `InvalidInput` for an unknown one."""
+    search = SearchSettings(**{**recipe.search.model_dump(), "searcher": searcher})
+    return recipe.model_copy(update={"search": search})
 
 
 def quickstart_recipe(seed: int = 0, name: str | None = None) -> Recipe:

@@ -193,7 +193,7 @@ class RankSettings(Settings):
     `curve = false` they are not drawn. Noise is learned in `steps` batches.
     """
 
-    ranker: Literal["best", "noise", "weight_noise", "l1", "bn_scale", "taylor", "random"] = "best"
+    ranker: Literal["best", "noise", "weight_noise", "l1", "bn_scale", "taylor", "random", "natural"] = "best"
     images: Count = 1024
     steps: Count = 200
     curve: Flag = True
@@ -247,13 +247,14 @@ class EvaluateSettings(Settings):
 class SearchSettings(Settings):
     """The search, its budget and limits, and which members of the front are chosen.
 
+    "progressive" searches a path of nested sub-nets, see `ProgressiveSettings`; "uniform" looks at uniform widths only.
     `objectives` are top1_percent, latency_ms, costs, and names of [evaluate.metrics]; limits are on objectives or
     costs. A limit is a number, or a percentage of the largest net's cost or latency such as "25%". `choose`
     members spread over the front are chosen, or, if `choose_under` lists limits, the best member under each of
     them; `choose_knee` adds the front's knee (in the first objective to be low and the first to be high).
     """
 
-    searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc", "progressive"] = "nsga2"
+    searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc", "progressive", "uniform"] = "nsga2"
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
     evaluations: Count = 300
     minutes: Positive | None = None  # ends the search earlier
@@ -301,6 +302,14 @@ class ProgressiveSettings(Settings):
     memory_mib: Whole = 2048
     device: Device = "auto"
     seed: Seed = 0
+
+    @field_validator("step", "relative_threshold")
+    @classmethod
+    def _one_of_two(cls, value: float | None, info: ValidationInfo) -> float | None:
+        other = {"step": "groups", "relative_threshold": "threshold"}[str(info.field_name)]
+        if value is not None and info.data.get(other) is not None:
+            raise ValueError(f"may not stand beside {other} = {info.data[other]:g}; give one of the two")
+        return value
 
 
 class FinetuneSettings(Settings):

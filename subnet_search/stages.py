@@ -6,6 +6,7 @@ done again or, where that takes long, continued.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import nn
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
-from subnet_search.batches import sample_images
+from subnet_search.batches import resolve_device, sample_images
 from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
 from subnet_search.data import checksums, describe, doubts
 from subnet_search.exporting import export
@@ -25,15 +26,17 @@ from subnet_search.finetuning import finetune
 from subnet_search.fronts import is_searched, read_front, search_front
 from subnet_search.measure import describe_device, prove
 from subnet_search.measuring import try_metrics
+from subnet_search.paths import find_path, foresee_path, is_walked, load_path
 from subnet_search.planning import shortened
 from subnet_search.ranking import rank_by, table_of
 from subnet_search.rebuilding import describe_network, rebuild_network
+from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, ParetoFront, Run, knee
 from subnet_search.record.atomic import telling_what_failed
 from subnet_search.record.reranking import in_words
 from subnet_search.settings import LATENCY
-from subnet_search.standing import chosen_keys
-from subnet_search.training import PlainStep, SandwichStep, train
+from subnet_search.standing import JOINED, JOINING, chosen_keys, is_on_a_path
+from subnet_search.training import Among, EachKnob, PlainStep, SandwichStep, UniformWidths, train
 from subnet_search.workbench import Workbench, save_weights
 
 PREPARED = ("device.json", "splits.json", "space.json", "costs.json", "coverage.json")  # in this order
@@ -72,6 +75,23 @@ def prepare(bench: Workbench) -> None:
     run.write_json("coverage.json", supernet.coverage)
     share = 100 * supernet.coverage["reachable_macs_share"]
     bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic")
+    if walks_a_path(bench.recipe):
+        check_path(bench)
+
+
+def check_path(bench: Workbench) -> None:
+    """Raises `InvalidInput` for a path that cannot be, or none of whose sub-nets could meet the recipe's limits."""
+    table, space = bench.recipe.progressive, bench.space
+    foreseen = foresee_path(space, bench.costs, table)
+    least = table.smallest_macs_share * bench.costs.macs(space.encode([space.largest()]))[0]
+    bound = bench.limits(bench.recipe.search.limits).get("macs", math.inf)
+    if bound < least:
+        raise InvalidInput(
+            f"no sub-net of the path meets macs <= {bound:.4g}: with [progressive] smallest_macs_share = "
+            f"{table.smallest_macs_share:g} it ends above {least:.4g}; lower that share or raise the limit"
+        )
+    looks = foreseen.first_looks + foreseen.final_looks
+    bench.say(f"  a path of about {len(foreseen.path)} sub-nets, found in about {looks:,} looks")
 
 
 def train_teacher(bench: Workbench) -> None:
@@ -99,12 +119,41 @@ def rank_channels(bench: Workbench) -> None:
 
 
 def train_supernet(bench: Workbench) -> None:
-    """Training of all sub-nets together by the sandwich rule, from the ranked weights."""
+    """Training of all sub-nets, or of those of uniform width, by the sandwich rule, from the ranked weights."""
     supernet, settings = bench.ranked_supernet(), bench.recipe.train
     settings = settings.model_copy(update=shortened(settings, bench.amount("train"), settings.epochs))
-    step = SandwichStep(num_random=settings.num_random, distill=settings.distill)
+    sampling = UniformWidths(settings.least_width) if settings.sampling == "uniform" else EachKnob()
+    step = SandwichStep(num_random=settings.num_random, distill=settings.distill, sampling=sampling)
     train(supernet, bench.splits, step, settings, bench.run)
     save_weights(bench.run, "supernet.safetensors", supernet.model)
+
+
+def walk_path(bench: Workbench) -> None:
+    """Finds the path of a progressive search in the trained supernet, or the rest of it."""
+    supernet, space, costs = bench.trained_supernet(), bench.space, bench.costs
+    path = find_path(supernet, bench.splits, bench.recipe.progressive, bench.run)
+    whole, smallest = costs.macs(space.encode([path[0].config, path[-1].config]))
+    tuned = sum(element.tuned for element in path)
+    bench.say(
+        f"  {len(path)} nested sub-nets, the smallest with {100 * smallest / whole:.0f} % of the MACs; "
+        f"{path[-1].images:,} images spent{f', weights tuned at {tuned} of them' if tuned else ''}"
+    )
+
+
+def join_path(bench: Workbench) -> None:
+    """Joint training of the path's sub-nets; the weights before it stay in their own file."""
+    supernet, settings, table = bench.trained_supernet(), bench.recipe.train, bench.recipe.progressive
+    path = load_path(bench.run, supernet, table)
+    epochs = bench.amount("join")
+    change = shortened(settings, epochs, settings.epochs or epochs)
+    settings = settings.model_copy(update={**change, "lr": table.lr or settings.lr})
+    teacher = None
+    if settings.distill and table.teacher == "full":
+        teacher = bench.new_model().to(resolve_device(settings.device)).eval()
+    sampling = Among(tuple(element.config for element in path))
+    step = SandwichStep(settings.num_random, settings.distill, teacher, sampling)
+    train(supernet, bench.splits, step, settings, bench.run, checkpoint=JOINING)
+    save_weights(bench.run, JOINED, supernet.model)
 
 
 def choose_and_tune(bench: Workbench) -> None:
@@ -264,11 +313,18 @@ def each_chosen(done: Callable[[Run, str], bool]) -> Callable[[Run], bool]:
     return lambda run: bool(keys := chosen_keys(run)) and all(done(run, key) for key in keys)
 
 
+def on_a_path(done: Callable[[Run], bool]) -> Callable[[Run], bool]:
+    """Whether a stage that only a progressive search has is `done`; other searches have it behind them."""
+    return lambda run: not is_on_a_path(run) or done(run)
+
+
 STAGES = (
     Stage("prepare", lambda run: all(map(run.has, PREPARED)), prepare),
     Stage("teacher", lambda run: run.has("teacher.safetensors"), train_teacher),
     Stage("rank", lambda run: run.has("ranking.json"), rank_channels),
     Stage("train", lambda run: run.has("supernet.safetensors"), train_supernet),
+    Stage("path", on_a_path(is_walked), walk_path),
+    Stage("join", on_a_path(lambda run: run.has(JOINED)), join_path),
     Stage("search", is_searched, search_front),
     Stage("finetune", each_chosen(is_tuned), choose_and_tune),
     Stage("test", lambda run: run.has("metrics.json"), look_at_test),

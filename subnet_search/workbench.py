@@ -32,10 +32,10 @@ from subnet_search.measuring import open_meter, values_on
 from subnet_search.memory import keep_freed_memory
 from subnet_search.models import load_model, load_weights
 from subnet_search.planning import Plan, wanted
-from subnet_search.recipe import Recipe
+from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.record import Objective, Run
 from subnet_search.settings import LATENCY
-from subnet_search.standing import begun_epochs, chosen_keys
+from subnet_search.standing import JOINED, begun_epochs, chosen_keys
 
 Say = Callable[[str], None]
 
@@ -96,7 +96,9 @@ class Workbench:
 
     def check_machine(self) -> None:
         """Raises `InvalidInput` when a device or an export format that the recipe asks for is not there."""
-        for settings in (self.recipe.train, self.recipe.evaluate, self.recipe.finetune):
+        recipe = self.recipe
+        on_the_path = (recipe.progressive,) if walks_a_path(recipe) else ()
+        for settings in (recipe.train, *on_the_path, recipe.evaluate, recipe.finetune):
             resolve_device(settings.device)
         check_formats(self.recipe.export.formats)
 
@@ -174,9 +176,13 @@ class Workbench:
 
     @cached_property
     def supernet(self) -> Supernet:
-        """The trained supernet; its weights were stored in ranked order."""
+        """The supernet that is searched: trained, and on a path trained jointly after that."""
+        return self.trained_supernet(JOINED if walks_a_path(self.recipe) else "supernet.safetensors")
+
+    def trained_supernet(self, name: str = "supernet.safetensors") -> Supernet:
+        """A supernet with the weights in that file, which were stored in ranked order."""
         supernet = self.new_supernet()
-        load_weights(supernet.model, self.run.verify("supernet.safetensors"))
+        load_weights(supernet.model, self.run.verify(name))
         return supernet.eval()
 
     def teacher_checksum(self) -> str:

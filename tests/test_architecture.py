@@ -18,7 +18,7 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
     {"settings", "record", "progress", "factories", "memory", "deadline", "exits"},
     {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models"},
     {"ranking", "training", "measure"},
-    {"finetuning", "exporting", "rebuilding", "planning", "standing"},
+    {"finetuning", "exporting", "rebuilding", "planning", "standing", "paths", "subnet_sets"},
     {"measuring", "choosing", "workbench", "fronts", "stages", "pipeline"},
     {"estimating", "timed", "doctor"},
     {"cli"},

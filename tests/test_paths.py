@@ -8,8 +8,17 @@ import torch
 
 from search_spaces import InvalidInput
 from subnet_search import create_run, train
+from subnet_search.data import Splits
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.paths import PATH, find_path, progressive_search
+from subnet_search.paths import (
+    PATH,
+    find_path,
+    foresee_path,
+    is_walked,
+    load_path,
+    progressive_search,
+    read_path,
+)
 from subnet_search.record import Run
 from subnet_search.searchers.path import PathElement
 from subnet_search.settings import ProgressiveSettings, TrainSettings
@@ -104,6 +113,40 @@ def test_tuning_stops_once_the_accuracy_is_back_and_costs_images() -> None:
         if element.tuned:
             assert images >= 25 * 16  # one round at least
     assert all(e.tuned or e.score.top1_percent >= least for e in path)
+
+
+def test_a_walk_is_over_when_its_file_says_so_and_is_not_walked_again(tmp_path: Path) -> None:
+    supernet = trained()
+    with create_run(tmp_path / "run", "") as run:
+        assert not is_walked(run)
+        killed_after(trained(), run, TUNED, 3)
+        assert not is_walked(run)
+        path = find_path(supernet, small_splits(), TUNED, run)
+        assert is_walked(run)
+        assert read_path(run) == path
+        seen = trained()
+        assert load_path(run, seen, TUNED) == path
+        assert all(torch.equal(tensor, weights(supernet)[name]) for name, tensor in weights(seen).items())
+        nothing = Splits(train=[], search_val=[], test=[])
+        assert find_path(trained(), nothing, TUNED, run) == path  # nothing is read
+        for name in [name for name in run.names() if name.startswith("path-weights")]:
+            run.delete(name)
+        assert not is_walked(run)
+        again = find_path(trained(), small_splits(), TUNED, run)
+        assert [e.config for e in again] == [e.config for e in path]
+
+
+def test_what_a_walk_takes_is_foreseen_without_a_look(tmp_path: Path) -> None:
+    supernet = trained()
+    for change in ({}, {"screen": 0}, {"groups": 2, "floor": 0.5}, {"criterion": "accuracy"}):
+        settings = QUICK.model_copy(update=change)
+        path, first, final = foresee_path(supernet.space, supernet.costs, settings)
+        found = find_path(supernet, small_splits(), settings)
+        spent = first * (24 + 12) + final * (24 + 30)
+        assert len(found) / 2 < len(path) < 2 * len(found)
+        assert found[-1].images / 2 < spent < 2 * found[-1].images
+    with pytest.raises(InvalidInput, match="3 equal groups"):
+        foresee_path(supernet.space, supernet.costs, QUICK.model_copy(update={"groups": 3}))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from subnet_search.planning import (
     in_seconds,
     make_plan,
     plan_to_json,
+    road_of,
     seconds_left,
     shortened,
     table,
@@ -146,8 +147,8 @@ def test_nothing_of_no_epochs_is_shortened_to_nothing() -> None:
 def drive(planner: Planner, clock: Clock, slower: float) -> tuple[dict[str, int], float]:
     """Goes the whole road on a machine `slower` than measured; the amounts done and the seconds that took."""
     standing, amounts, start_s = Standing(), {}, clock.now_s
-    for place, stage in enumerate(ROAD):
-        standing = replace(standing, done=frozenset(ROAD[:place]))
+    for place, stage in enumerate(road_of(planner.recipe)):
+        standing = replace(standing, done=frozenset(road_of(planner.recipe)[:place]))
         plan = planner.plan(standing)
         raw = seconds_left(planner.recipe, planner.rates, standing, plan.amounts)[stage] * slower
         took_s, share = raw, 1.0
@@ -195,14 +196,51 @@ def test_the_smallest_minutes_of_a_refusal_are_enough() -> None:
     assert not Planner(RECIPE, RATES, Deadline(minutes / 2, clock)).plan(Standing()).fits
 
 
+PATH = recipe_with(search='searcher = "progressive"', progressive="epochs = 20")
+PATH_RATES = {**RATES, "path": Rate(10.0), "join": Rate(0.5, 3.0)}
+
+
+def test_a_progressive_road_has_a_path_and_joint_training_and_others_have_not() -> None:
+    plan = make_plan(PATH, PATH_RATES, Standing())
+    assert tuple(plan.seconds) == ROAD
+    assert plan.amounts["join"] == 20
+    assert (plan.seconds["path"], plan.seconds["join"]) == (10, pytest.approx(0.5 + 20 * 3))
+    assert plan.after_s("train") == pytest.approx(plan.total_s - sum(list(plan.seconds.values())[:4]))
+    assert not {"path", "join"} & {
+        *road_of(RECIPE),
+        *wanted(RECIPE),
+        *make_plan(RECIPE, RATES, Standing()).seconds,
+    }
+
+
+def test_joint_training_shrinks_with_the_other_epochs_and_keeps_those_it_has_begun_with() -> None:
+    plan = make_plan(PATH, PATH_RATES, Standing(), 200)
+    assert plan.fits
+    assert plan.amounts["join"] == pytest.approx(plan.amounts["train"] / 2, abs=1)
+    standing = Standing(frozenset(ROAD[:5]), {"join": 20}, {"join": 15})
+    plan = make_plan(PATH, PATH_RATES, standing, 100)
+    assert plan.amounts["join"] == 20
+    assert plan.seconds["join"] == pytest.approx(0.5 + 5 * 3)
+    rows = {row["stage"]: row for row in plan_to_json(PATH, plan.amounts, standing, plan=plan)["stages"]}
+    assert (rows["path"]["done"], rows["join"]["amount"], rows["join"]["asked"]) == (True, 20, 20)
+    assert "20 epochs of 3.0 s" in table(PATH, plan, PATH_RATES, standing)
+
+
+def test_a_search_that_ends_by_itself_takes_no_longer_than_what_there_is() -> None:
+    rates = {**PATH_RATES, "search": Rate(1.0, 0.5, most=80)}
+    assert make_plan(PATH, rates, Standing()).seconds["search"] == pytest.approx(1 + 80 * 0.5)
+    standing = Standing(finished={"search": 60})
+    assert make_plan(PATH, rates, standing).seconds["search"] == pytest.approx(1 + 20 * 0.5)
+
+
 def test_the_stored_plan_keeps_what_was_planned_for_stages_that_are_done() -> None:
     first = make_plan(RECIPE, RATES, Standing(), 60)
     before = plan_to_json(RECIPE, first.amounts, Standing(), plan=first, minutes=1.0)
-    standing = Standing(frozenset(ROAD[:5]))
+    standing = Standing(frozenset(ROAD[: ROAD.index("finetune")]))
     second = make_plan(RECIPE, RATES, standing, 20)
     stored = plan_to_json(RECIPE, second.amounts, standing, plan=second, minutes=1.0, before=before)
     rows = {row["stage"]: row for row in stored["stages"]}
-    assert list(rows) == list(ROAD)
+    assert tuple(rows) == road_of(RECIPE)
     assert rows["search"] == {**{r["stage"]: r for r in before["stages"]}["search"], "done": True}
     assert rows["finetune"]["amount"] == second.amounts["finetune"]
     assert rows["finetune"]["asked"] == 10
@@ -212,7 +250,7 @@ def test_the_stored_plan_keeps_what_was_planned_for_stages_that_are_done() -> No
 def test_the_table_has_a_line_for_each_stage_and_says_what_is_less_than_asked_for() -> None:
     plan = make_plan(RECIPE, RATES, Standing(), 60)
     lines = table(RECIPE, plan, RATES, Standing(frozenset({"prepare"}))).splitlines()
-    assert [line.split()[0] for line in lines] == [*ROAD, "in"]
+    assert [line.split()[0] for line in lines] == [*road_of(RECIPE), "in"]
     assert lines[0].split()[1] == "done"
     assert f"{plan.amounts['train']} of 40 epochs of 4.0 s" in lines[3]
     assert "3 sub-nets, " in lines[5]

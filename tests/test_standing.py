@@ -16,7 +16,7 @@ from subnet_search.pipeline import searched_again
 from subnet_search.recipe import Recipe, parse_recipe
 from subnet_search.record import Run, create_run
 from subnet_search.settings import FinetuneSettings, TrainSettings
-from subnet_search.standing import begun_epochs, num_evaluated
+from subnet_search.standing import begun_epochs, is_on_a_path, num_evaluated
 from subnet_search.training import PlainStep, SandwichStep
 from subnet_search.training.checkpoint import Checkpoints, Place
 from subnet_search.training.loop import describe_step, fit_identity
@@ -56,6 +56,22 @@ def test_a_stage_with_a_checkpoint_has_begun_with_its_epochs(run: Run, step: Any
     assert begun_epochs(run, RECIPE) == {stage: (7, 3)}
     assert Workbench(run, RECIPE, lambda _: None).amount(stage) == 7
     assert Workbench(run, RECIPE, lambda _: None).amount("search") == 3
+
+
+def test_joint_training_of_a_path_has_a_checkpoint_of_its_own(run: Run) -> None:
+    leave_checkpoint(run, "checkpoint-join", "SandwichStep(...)", TrainSettings(epochs=5), epoch=2)
+    assert begun_epochs(run, RECIPE) == {"join": (5, 2)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [('[search]\nsearcher = "progressive"\n', True), ('[search]\nsearcher = "tpe"\n', False), ("", False)],
+)
+def test_the_settings_of_a_run_tell_whether_it_is_on_a_path(
+    settings: str, expected: bool, tmp_path: Path
+) -> None:
+    with create_run(tmp_path / "other", settings) as run:
+        assert is_on_a_path(run) == expected
 
 
 def test_subnets_are_tuned_as_long_as_the_first_of_them(run: Run) -> None:

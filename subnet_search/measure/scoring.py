@@ -72,4 +72,3 @@ class SharedScorer:
         """Adds image forwards of a sub-net, such as those of tuning."""
         self.images += images
         self.macs += images * int(self._supernet.costs.macs(self._supernet.space.encode([config]))[0])
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import RANKERS, random_ranking, rank
+from .base import RANKERS, natural_ranking, random_ranking, rank
 from .curve import Ranked, SliceCurves, rank_by, slice_curves, table_of
 from .magnitude import bn_scale_ranking, l1_ranking
 from .noise import (
@@ -26,6 +26,7 @@ __all__ = [
     "bn_scale_ranking",
     "l1_ranking",
     "levels_from_json",
+    "natural_ranking",
     "noise_levels",
     "noise_ranking",
     "predicted_increase",

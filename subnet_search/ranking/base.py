@@ -52,6 +52,11 @@ def random_ranking(supernet: Supernet, batches: Iterable[Batch], *, seed: int = 
     }
 
 
+def natural_ranking(supernet: Supernet, batches: Iterable[Batch]) -> Ranking:
+    """The order that the channels have already, as in methods that rank nothing (US-Net)."""
+    return {name: torch.arange(group.units) for name, group in supernet.groups.items()}
+
+
 RANKERS: dict[str, Ranker] = {
     "noise": noise_ranking,
     "weight_noise": weight_noise_ranking,
@@ -59,4 +64,5 @@ RANKERS: dict[str, Ranker] = {
     "bn_scale": bn_scale_ranking,
     "taylor": taylor_ranking,
     "random": random_ranking,
+    "natural": natural_ranking,
 }

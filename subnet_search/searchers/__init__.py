@@ -1,6 +1,7 @@
 """Who proposes the next sub-net, and the loop that asks, evaluates and records; no torch."""
 
 from .budget import Budget
+from .controls import Listed, spread_out
 from .drive import SearchResult, search
 from .feasible import SpaceExhausted
 from .optuna_search import OptunaSearcher
@@ -14,6 +15,7 @@ __all__ = [
     "SEARCHERS",
     "Budget",
     "Evaluator",
+    "Listed",
     "OptunaSearcher",
     "PathElement",
     "ProgressiveSearcher",
@@ -27,5 +29,6 @@ __all__ = [
     "path_to_json",
     "reselect",
     "search",
+    "spread_out",
     "walk_down",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from search_spaces import SubnetConfig
-from subnet_search.record import Evaluation
+from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
+from subnet_search.record import Evaluation, Objective, check_objectives
 
 from .feasible import Feasible, SpaceExhausted
 
@@ -28,6 +29,50 @@ class Listed:
 
     def tell(self, evaluation: Evaluation) -> None:
         """Does nothing."""
+
+
+class UniformSearcher(Listed):
+    """Proposes sub-nets of one width share and full depth, all that differ; few of them are spread evenly already.
+
+    Args:
+        space, limits, costs: as of every searcher.
+        objectives, seed: not used.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        *,
+        seed: int = 0,
+        limits: Mapping[str, float] | None = None,
+        costs: CostTable | None = None,
+    ) -> None:
+        self._space, self._objectives = space, check_objectives(objectives)
+        super().__init__(spread_out(uniform_configs(Feasible(space, costs, limits), len(SHARES))))
+
+    def tell(self, evaluation: Evaluation) -> None:
+        """Learns nothing, but refuses what does not fit."""
+        self._space.check(evaluation.config)
+        if evaluation.ok and len(evaluation.values) != len(self._objectives):
+            names = [objective.name for objective in self._objectives]
+            raise InvalidInput(f"an evaluation needs one value for each of {names}, got {evaluation.values}")
+
+
+def spread_out(configs: Sequence[SubnetConfig]) -> list[SubnetConfig]:
+    """The same in another order: the first, the last, and then always from the middle of the widest gap.
+
+    However early one stops, what was taken is spread over the whole list.
+    """
+    order = list(dict.fromkeys((0, len(configs) - 1))) if configs else []
+    gaps = deque([(0, len(configs) - 1)])
+    while gaps:
+        left, right = gaps.popleft()  # halved in turn, they are the widest
+        if right - left > 1:
+            middle = (left + right) // 2
+            order.append(middle)
+            gaps += [(left, middle), (middle, right)]
+    return [configs[place] for place in order]
 
 
 def uniform_configs(feasible: Feasible, most: int) -> list[SubnetConfig]:

@@ -62,8 +62,9 @@ class SearchResult:
 def search(
     space: SearchSpace,
     evaluator: Evaluator,
-    searcher: str = "nsga2",
+    searcher: str | Searcher = "nsga2",
     *,
+    name: str = "",
     budget: Budget,
     limits: Limits | None = None,
     costs: CostTable | None = None,
@@ -81,12 +82,15 @@ def search(
     (a fifth), recorded under "uniform" and "random". The searcher does not learn from them. What the record knows
     under the same context is taken from there instead of being evaluated again. So the same call on the run of a
     search that was cut off repeats its beginning for free and goes on, and its result is that of the unbroken
-    search; a larger budget continues in the same way.
+    search; a larger budget continues in the same way. "uniform" and "random" have no controls of their own kind
+    besides, "uniform" none at all.
 
     Args:
         space: what may be chosen.
         evaluator: `(config) -> Evaluation`, with `.objectives`; an exception is recorded as a failure.
-        searcher: random, nsga2, nsga3, tpe, gp, qmc or progressive.
+        searcher: random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform; or one of your own. That is asked again
+            when a search goes on, must then propose the same, and keep to the limits on costs.
+        name: under which a searcher of your own is recorded; by default its class.
         budget: when to stop; a search that has seen every feasible sub-net stops earlier.
         limits: bounds by name. Costs of `costs` are upper bounds that every proposal meets. On a measured
             objective the bound is the worst allowed value (the least one when it is to be high), and only decides
@@ -103,7 +107,8 @@ def search(
 
     Raises:
         InvalidInput: before anything is evaluated, for a limit that is unknown or that no sub-net meets, an
-            unknown searcher, a timeout that is not positive, or a run that is open for reading only.
+            unknown searcher, a timeout that is not positive, or a run that is open for reading only; later, for a
+            proposal of a searcher of your own that does not meet the limits.
         SubnetSearchError: when ten evaluations in a row fail; all are recorded.
     """
     if timeout_s is not None and not timeout_s > 0:
@@ -111,26 +116,58 @@ def search(
     objectives = check_objectives(evaluator.objectives)
     cost_limits, measured_limits = _split_limits(limits or {}, objectives, costs)
     feasible = Feasible(space, costs, cost_limits)
-    chosen = make_searcher(searcher, space, objectives, seed=seed, limits=cost_limits, costs=costs)
+    chosen: Searcher
+    if isinstance(searcher, str):
+        name = searcher
+        chosen = make_searcher(name, space, objectives, seed=seed, limits=cost_limits, costs=costs)
+    else:
+        name = name or type(searcher).__name__
+        chosen = _Checked(searcher, feasible)
     chance = make_searcher(
         "random", space, objectives, seed=(seed + CHANCE) % 2**32, limits=cost_limits, costs=costs
     )
     context = context or getattr(evaluator, "context", "")
-    call = [searcher, seed, cost_limits, [(o.name, o.goal) for o in objectives], context]
-    name = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
-    recorder = Recorder(evaluator, run.journal if run else Journal(), context, name, clock_s, timeout_s)
+    call = [name, seed, cost_limits, [(o.name, o.goal) for o in objectives], context]
+    digest = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
+    recorder = Recorder(evaluator, run.journal if run else Journal(), context, digest, clock_s, timeout_s)
     most_uniform = min(MOST_UNIFORM, _part(budget.evaluations, UNIFORM_SHARE) or MOST_UNIFORM)
     result = partial(_result, objectives, recorder.found, measured_limits)
     keeper = None if keep is None else _Keeper(keep, result, clock_s)
-    with _Search(recorder, budget, clock_s, f"search {searcher}", progress, keeper) as search:
-        search.follow("uniform", Listed(uniform_configs(feasible, most_uniform)), time_share=UNIFORM_SHARE)
-        if searcher != "random":
+    with _Search(recorder, budget, clock_s, f"search {name}", progress, keeper) as search:
+        if name != "uniform":
+            search.follow(
+                "uniform", Listed(uniform_configs(feasible, most_uniform)), time_share=UNIFORM_SHARE
+            )
+        if name not in ("random", "uniform"):
             most, time_share = _part(budget.evaluations, RANDOM_SHARE), UNIFORM_SHARE + RANDOM_SHARE
             search.follow("random", chance, most=most, time_share=time_share)
         search.remember_controls()
-        search.follow(searcher, chosen)
+        search.follow(name, chosen)
         ended = search.ended()
     return dataclasses.replace(result(), ended=ended)
+
+
+class _Checked:
+    """A searcher of the caller's own, whose proposals are made canonical and looked at before they are evaluated."""
+
+    def __init__(self, searcher: Searcher, feasible: Feasible) -> None:
+        self._searcher, self._feasible = searcher, feasible
+
+    def tell(self, evaluation: Evaluation) -> None:
+        """Hands it on."""
+        self._searcher.tell(evaluation)
+
+    def ask(self) -> SubnetConfig:
+        """Its next proposal; `InvalidInput` for one that does not meet the limits."""
+        config = self._searcher.ask()
+        self._feasible.space.check(config)
+        config = self._feasible.space.canonical(config)
+        if not self._feasible.allows(config):
+            raise InvalidInput(
+                f"{type(self._searcher).__name__} proposed {config.key}, which does not meet the limits "
+                f"{dict(self._feasible.limits or {})}; let it propose only what does, or loosen them"
+            )
+        return config
 
 
 class _Keeper:

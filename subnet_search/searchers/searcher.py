@@ -9,6 +9,7 @@ from typing import Protocol
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, nearest_names
 from subnet_search.record import Evaluation, Objective
 
+from .controls import UniformSearcher
 from .optuna_search import METHODS, OptunaSearcher
 from .progressive_searcher import ProgressiveSearcher
 
@@ -26,6 +27,7 @@ class Searcher(Protocol):
 SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
     **{name: partial(OptunaSearcher, name) for name in METHODS},
     "progressive": ProgressiveSearcher,
+    "uniform": UniformSearcher,
 }
 
 
@@ -38,7 +40,7 @@ def make_searcher(
     limits: Mapping[str, float] | None = None,
     costs: CostTable | None = None,
 ) -> Searcher:
-    """A searcher by its name in `SEARCHERS`: random, nsga2, nsga3, tpe, gp, qmc or progressive.
+    """A searcher by its name in `SEARCHERS`: random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform.
 
     Args:
         name: which one.

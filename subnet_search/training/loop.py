@@ -55,6 +55,8 @@ def train(
     step: Step | None = None,
     settings: TrainSettings | None = None,
     run: Run | None = None,
+    *,
+    checkpoint: str = "checkpoint",
 ) -> TrainResult:
     """Trains the supernet in place on `splits.train`.
 
@@ -69,6 +71,7 @@ def train(
         step: forward and backward of one batch; the sandwich rule by default.
         settings: learning rate, epochs, precision, device and seed.
         run: where checkpoints go; none without it.
+        checkpoint: their file name, without ending.
 
     Raises:
         InvalidInput: batches of another size than the conversion's example, a split without length, or a
@@ -83,7 +86,7 @@ def train(
         splits.train,
         partial(step, supernet),
         settings,
-        None if run is None else Checkpoints(run, "checkpoint", identity),
+        None if run is None else Checkpoints(run, checkpoint, identity),
         input_size(supernet.example),
     ).run()
     supernet.activate(supernet.space.largest())

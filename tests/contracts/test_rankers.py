@@ -6,6 +6,7 @@ from subnet_search.ranking import (
     RANKERS,
     bn_scale_ranking,
     l1_ranking,
+    natural_ranking,
     noise_ranking,
     random_ranking,
     taylor_ranking,
@@ -38,8 +39,12 @@ class TestRandom(RankerContract):
     ranker = staticmethod(random_ranking)
 
 
+class TestNatural(RankerContract):
+    ranker = staticmethod(natural_ranking)
+
+
 def test_every_ranker_of_the_table_is_under_contract() -> None:
-    contracts = [TestNoise, TestWeightNoise, TestL1, TestBatchNormScale, TestTaylor, TestRandom]
+    contracts = [TestNoise, TestWeightNoise, TestL1, TestBatchNormScale, TestTaylor, TestRandom, TestNatural]
     assert set(RANKERS.values()) == {
         getattr(contract.ranker, "func", contract.ranker) for contract in contracts
     }

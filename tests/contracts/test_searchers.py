@@ -49,6 +49,7 @@ class SearcherContract:
     asks = 25
     asks_in_limits = 12
     at_once = 6  # so many are asked for before the first answer
+    many_asks = 11
 
     def make(
         self,
@@ -76,7 +77,8 @@ class SearcherContract:
         )
 
     def test_same_seed_same_proposals(self) -> None:
-        assert self.propose(self.make(1), 12) == self.propose(self.make(1), 12)
+        count = min(12, self.asks)
+        assert self.propose(self.make(1), count) == self.propose(self.make(1), count)
 
     def test_proposals_do_not_depend_on_what_else_draws_random_numbers(self) -> None:
         import random
@@ -115,7 +117,7 @@ class SearcherContract:
     def test_any_number_of_objectives_will_do(self, count: int) -> None:
         objectives = [Objective(f"cost{i}", "min") for i in range(count)]
         searcher = self.make(objectives=objectives)
-        for _ in range(11):
+        for _ in range(self.many_asks):
             config = searcher.ask()
             searcher.tell(Evaluation(config, (macs(config),) * count))
 
@@ -169,6 +171,20 @@ class TestGp(SamplerContract):
 
 class TestQmc(SamplerContract):
     name = "qmc"
+
+
+class TestUniform(SearcherContract):
+    name = "uniform"
+    asks = 6  # all there are
+    asks_in_limits = 2
+    at_once = 5
+    many_asks = 6
+
+    def test_every_uniform_width_is_proposed_once_the_ends_and_the_middle_first(self) -> None:
+        asked = self.propose(self.make(), self.asks)
+        assert asked[:2] == [SPACE.largest(), SPACE.uniform(0.01)]
+        assert set(asked) == {SPACE.uniform(share / 100) for share in range(1, 101)}
+        assert macs(asked[1]) < macs(asked[2]) < macs(asked[0])
 
 
 class TestProgressive(SearcherContract):

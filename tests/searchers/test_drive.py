@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig, SubnetSearchError
 from subnet_search.record import Evaluation, Journal, Objective, ParetoFront, create_run, open_run
-from subnet_search.searchers import SEARCHERS, Budget, SearchResult, search
+from subnet_search.searchers import SEARCHERS, Budget, Listed, Searcher, SearchResult, search, spread_out
 
 SPACE = SearchSpace(
     (
@@ -60,7 +61,7 @@ class Toy:
         return Evaluation(config, (score, macs(config)), spread=(0.5, 0.0))
 
 
-def go(toy: Toy, searcher: str = "nsga2", budget: Budget = SMALL, **more: object) -> SearchResult:
+def go(toy: Toy, searcher: str | Searcher = "nsga2", budget: Budget = SMALL, **more: object) -> SearchResult:
     return search(SPACE, toy, searcher, budget=budget, costs=COSTS, progress=False, **more)  # type: ignore[arg-type]
 
 
@@ -69,7 +70,7 @@ def content(journal: Journal) -> list[dict[str, object]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in journal.lines()]
 
 
-@pytest.mark.parametrize("searcher", [name for name in SEARCHERS if name != "gp"])
+@pytest.mark.parametrize("searcher", [name for name in SEARCHERS if name not in ("gp", "uniform")])
 def test_the_record_holds_controls_then_the_searcher_within_the_budget(tmp_path: Path, searcher: str) -> None:
     toy = Toy()
     with create_run(tmp_path / "run", "") as run:
@@ -86,6 +87,53 @@ def test_the_record_holds_controls_then_the_searcher_within_the_budget(tmp_path:
     assert answers[0]["config"] == dict(SPACE.largest())
     assert {line["context"] for line in answers} == {"weights1"}
     assert answers[0]["spread"] == {"score_percent": 0.5, "macs": 0.0}
+
+
+def test_uniform_widths_alone_have_no_controls(tmp_path: Path) -> None:
+    toy = Toy()
+    with create_run(tmp_path / "run", "") as run:
+        result = go(toy, "uniform", run=run)
+        assert {line["searcher"] for line in run.journal.lines() if line["kind"] == "ask"} == {"uniform"}
+    assert set(toy.asked) == {SPACE.uniform(share / 100) for share in range(1, 101)}
+    assert result.ended == "exhausted"
+    few = Toy()
+    go(few, "uniform", Budget(evaluations=5))
+    assert few.asked == toy.asked[:5]  # a larger budget goes on
+    shares = sorted(macs(config) / macs(SPACE.largest()) for config in few.asked)
+    assert all(after - before < 0.4 for before, after in itertools.pairwise(shares))
+
+
+def test_a_list_is_searched_under_its_own_name_and_within_the_limits(tmp_path: Path) -> None:
+    listed = [SPACE.uniform(share) for share in (0.3, 0.45)] + [SPACE.smallest()]
+    toy = Toy()
+    with create_run(tmp_path / "run", "") as run:
+        result = go(toy, Listed(listed), name="mine", run=run, limits={"macs": 150})
+        answers = [line for line in run.journal.lines() if line["kind"] == "result"]
+        again = Toy()
+        assert go(again, Listed(listed), name="mine", run=run, limits={"macs": 150}) == result
+    assert [SubnetConfig(line["config"]) for line in answers if line["searcher"] == "mine"] == [
+        config for config in listed if config in toy.asked[9:]
+    ]
+    assert set(listed) <= set(toy.asked)
+    assert again.asked == []
+    assert result.ended == "exhausted"
+
+
+def test_a_searcher_of_ones_own_that_leaves_the_limits_or_the_space_is_refused() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"Listed proposed \w+, which does not meet the limits \{'macs': 100"
+    ):
+        go(Toy(), Listed([SPACE.largest()]), limits={"macs": 100})
+    with pytest.raises(InvalidInput, match="unknown knob"):
+        go(Toy(), Listed([SubnetConfig({"stm": 8})]))
+
+
+def test_a_list_spread_out_begins_with_its_ends_and_then_always_halves_the_widest_gap() -> None:
+    configs = [SubnetConfig({"n": n}) for n in range(9)]
+    assert [config["n"] for config in spread_out(configs)] == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+    for count in range(40):
+        configs = [SubnetConfig({"n": n}) for n in range(count)]
+        assert sorted(config["n"] for config in spread_out(configs)) == list(range(count))
 
 
 def test_the_front_is_that_of_the_evaluations() -> None:

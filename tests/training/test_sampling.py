@@ -17,7 +17,9 @@ def trained_by(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> list[Subn
     supernet, ran = small_supernet().train(), list[SubnetConfig]()
     activate = Supernet.activate
     monkeypatch.setattr(
-        Supernet, "activate", lambda self, config, *rest: (ran.append(config), activate(self, config, *rest))[1]
+        Supernet,
+        "activate",
+        lambda self, config, *rest: (ran.append(config), activate(self, config, *rest))[1],
     )
     SandwichStep(num_random=3, sampling=sampling)(supernet, small_data(8, seed=1), np.random.default_rng(0))
     return ran[:-1]  # the last one is the largest, made active again
@@ -25,7 +27,11 @@ def trained_by(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> list[Subn
 
 def test_a_step_trains_the_largest_the_smallest_and_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     space = small_supernet().space
-    for sampling in (EachKnob(), UniformWidths(0.5), Among((space.largest(), space.uniform(0.5), space.smallest()))):
+    for sampling in (
+        EachKnob(),
+        UniformWidths(0.5),
+        Among((space.largest(), space.uniform(0.5), space.smallest())),
+    ):
         with monkeypatch.context() as patch:
             ran = trained_by(sampling, patch)
         drawn = sampling.draw(space, np.random.default_rng(0), 3)
