@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +53,7 @@ RUNS = Path("runs") / "pss"
 LEAST_SHARE = 0.12  # of the multiply-adds, for the smallest sub-net of every arm
 BATCH, RANK_IMAGES, NOISE_STEPS, STATISTICS_IMAGES = 128, 1024, 100, 2000
 WARMUP_STEPS, NUM_RANDOM = 60, 2
-PRICE = 400_000  # forwards of the whole net
+PRICE = 740_000  # forwards of the whole net
 TEACHER_EPOCHS = 12
 SEEDS = (50, 51, 52)
 GROUPS = ElasticSettings(groups_per_layer=4, min_share=0.25)
@@ -326,54 +327,56 @@ ARMS = (
 )
 
 
-def trained_net(bed: Bed, seed: int, splits: Splits, folder: Path) -> nn.Module:
-    """The whole network that all arms of a seed begin with."""
-    path = folder / "teacher.safetensors"
+@functools.cache
+def start(bed_name: str, seed: int, price: int) -> tuple[Path, Splits, nn.Module]:
+    """The folder of a seed, its data, and the trained network that all its arms begin with."""
+    bed, folder = BEDS[bed_name], RUNS / f"{bed_name}-{price}" / str(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    splits, path = bed.splits(seed), folder / "teacher.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = resnet20(width=8, in_channels=bed.channels)
     if not path.exists():
         supernet = make_elastic(model, torch.zeros(1, bed.channels, bed.size, bed.size))
-        settings = TrainSettings(epochs=TEACHER_EPOCHS, lr=0.1, seed=seed)
-        train(supernet, splits, PlainStep(), settings)
+        train(supernet, splits, PlainStep(), TrainSettings(epochs=TEACHER_EPOCHS, lr=0.1, seed=seed))
         state = {name: tensor.contiguous() for name, tensor in supernet.model.state_dict().items()}
         write_whole(path, safetensors.torch.save(state))
     model.load_state_dict(safetensors.torch.load_file(path))
-    return model.eval()
-
-
-def run_seed(bed_name: str, seed: int, price: int) -> None:
-    """All arms that are not there yet."""
-    bed, folder = BEDS[bed_name], RUNS / f"{bed_name}-{price}" / str(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    splits = bed.splits(seed)
-    teacher = trained_net(bed, seed, splits, folder)
     if not (folder / "teacher.json").exists():
-        found = {name: top1_percent(teacher, getattr(splits, name)) for name in ("search_val", "test")}
+        found = {name: top1_percent(model, getattr(splits, name)) for name in ("search_val", "test")}
         write_json(folder / "teacher.json", found)
-    for arm in ARMS:
-        path = folder / f"{file_of(arm.name)}.json"
-        if not path.exists():
-            bench = Bench(bed, seed, splits, teacher, price, arm.elastic)
-            start_s = time.perf_counter()
-            rows = arm.run(bench)
-            seconds = time.perf_counter() - start_s
-            write_json(path, {"rows": rows, "spent": bench.spent, "seconds": seconds, **bench.notes})
-            print(
-                f"{bed_name} {seed} {arm.name}: {np.mean(at_shares(rows, 'test')):.2f} % in {seconds:.0f} s",
-                flush=True,
-            )
+    return folder, splits, model.eval()
+
+
+def run_arm(arm: Arm, bed_name: str, seed: int, price: int) -> None:
+    """One arm of one seed, unless its file is there."""
+    folder, splits, teacher = start(bed_name, seed, price)
+    path = folder / f"{file_of(arm.name)}.json"
+    if path.exists():
+        return
+    bench = Bench(BEDS[bed_name], seed, splits, teacher, price, arm.elastic)
+    start_s = time.perf_counter()
+    rows = arm.run(bench)
+    seconds = time.perf_counter() - start_s
+    write_json(path, {"rows": rows, "spent": bench.spent, "seconds": seconds, **bench.notes})
+    mean = np.mean(at_shares(rows, "test"))
+    print(f"{bed_name}, seed {seed}, {arm.name}: {mean:.2f} % in {seconds:.0f} s", flush=True)
+
+
+def score_in_full(bed_name: str, seed: int, price: int) -> None:
+    """What screening loses: the path of the same warmed net with every drop scored in full."""
+    folder, splits, teacher = start(bed_name, seed, price)
     path = folder / "scored_in_full.json"
-    if not path.exists():  # what screening loses: the same net's path with every drop scored in full
-        bench = Bench(bed, seed, splits, teacher, price, GROUPS)
-        bench.reorder(NOISE, NOISE_FORWARDS)
-        bench.sandwich(EachKnob(), LR, WARMUP_STEPS)
-        paths: dict[str, Any] = {}
-        for name, screened in (("screened", True), ("in full", False)):
-            configs = bench.path(screened=screened)
-            rows = bench.measured(configs)
-            paths[name] = {"images": bench.notes["path"]["images"], "rows": rows}
-        write_json(path, paths)
+    if path.exists():
+        return
+    bench = Bench(BEDS[bed_name], seed, splits, teacher, price, GROUPS)
+    bench.reorder(NOISE, NOISE_FORWARDS)
+    bench.sandwich(EachKnob(), LR, WARMUP_STEPS)
+    found: dict[str, Any] = {}
+    for name, screened in (("screened", True), ("in full", False)):
+        rows = bench.measured(bench.path(screened=screened))
+        found[name] = {"images": bench.notes["path"]["images"], "rows": rows}
+    write_json(path, found)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -403,10 +406,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    for name in [arguments.bed] if arguments.bed else BEDS:
-        for seed in arguments.seeds or SEEDS:
-            run_seed(name, seed, arguments.price)
-            publish(arguments.price)
+    beds, seeds = [arguments.bed] if arguments.bed else list(BEDS), arguments.seeds or SEEDS
+    for name, seed in itertools.product(beds, seeds):
+        score_in_full(name, seed, arguments.price)
+    for arm, name, seed in itertools.product(ARMS, beds, seeds):  # the arms that matter most come first
+        run_arm(arm, name, seed, arguments.price)
+        publish(arguments.price)
     publish(arguments.price)
     print((RESULTS / "pss.md").read_text("utf-8"))
 
