@@ -305,7 +305,8 @@ def _compared(evidence: Evidence, seeds: dict[str, Any]) -> str:
     rows = [
         "## Chosen sub-nets beside other nets of their MACs\n",
         "Uniform width and the best of as many random sub-nets as the search looked at, with no more MACs, come from "
-        f"the same supernet and were fine-tuned alike.{alone if evidence.alone_epochs else ''}\n",
+        "the same supernet and were fine-tuned alike. The search may choose one of its uniform controls: then two rows "
+        f"show the same net.{alone if evidence.alone_epochs else ''}\n",
         "| about | net | share of MACs | search-val before tuning | after | test, mean (lowest to highest) | by seed |",
         "|---|---|---|---|---|---|---|",
     ]
