@@ -39,6 +39,8 @@ step = 2
 epochs = 1
 [rank]
 images = 64
+steps = 20
+val_images = 64
 [device]
 threads = 1
 batch_size = 2

@@ -51,6 +51,8 @@ step = 2
 epochs = 1
 [rank]
 images = 64
+steps = 20
+val_images = 64
 [evaluate]
 calibration_images = 128
 [search]

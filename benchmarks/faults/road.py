@@ -29,6 +29,8 @@ step = 2
 epochs = 2
 [rank]
 images = 64
+steps = 20
+val_images = 64
 [evaluate]
 calibration_images = 128
 timeout_seconds = 4.0

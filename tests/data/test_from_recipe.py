@@ -25,6 +25,8 @@ batch_size = 16
 step = 2
 [rank]
 images = 16
+steps = 20
+val_images = 64
 [device]
 name = "cpu"
 """
