@@ -88,7 +88,11 @@ LADDER = (
     last := replace(fewer, name="+ channels last", channels_last=True),
     rounded := replace(last, name="+ bf16", bf16=True),
     folding := replace(rounded, name="+ batch norms folded", fold=True),
-    OURS := replace(folding, name="+ shared prefixes (the product's evaluator)", share_prefixes=True),
+    OURS := replace(
+        folding,
+        name="+ shared prefixes, calibration in bf16 too (the product's evaluator)",
+        share_prefixes=True,
+    ),
 )
 EXTRACTED = replace(rounded, name="up to bf16, extracted instead of active", extract=True)
 
@@ -258,6 +262,10 @@ def _step(way: Way, seconds: dict[Way, list[float]]) -> dict[str, Any]:
     }
 
 
+def _together(seconds: dict[str, list[float]]) -> float:
+    return sum(seconds[STRAIGHT.name]) / sum(seconds[OURS.name])
+
+
 def _page(found: dict[str, Any]) -> str:
     rows, before = [], 1.0
     for step in found["ladder"]:
@@ -278,6 +286,7 @@ def _page(found: dict[str, Any]) -> str:
         [
             *rows,
             "",
+            f"Over all {found['nets']} sub-nets together {_together(found['seconds']):.2f} x.",
             *tried,
             "",
             "Kendall tau of two straightforward runs with different calibration images: "

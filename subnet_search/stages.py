@@ -6,6 +6,7 @@ done again or, where that takes long, continued.
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ from subnet_search.measure import describe_device, prove
 from subnet_search.measuring import try_metrics
 from subnet_search.paths import find_path, foresee_path, is_walked, load_path
 from subnet_search.planning import shortened
-from subnet_search.ranking import rank_by, table_of
+from subnet_search.ranking import predicted_increase, rank_by, table_of
 from subnet_search.rebuilding import describe_network, rebuild_network
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, ParetoFront, Run, knee
@@ -129,9 +130,14 @@ def train_supernet(bench: Workbench) -> None:
 
 
 def walk_path(bench: Workbench) -> None:
-    """Finds the path of a progressive search in the trained supernet, or the rest of it."""
+    """Finds the path of a progressive search in the trained supernet, or the rest of it.
+
+    Where the noise ranking is known, it says which drops are worth a first look.
+    """
     supernet, space, costs = bench.trained_supernet(), bench.space, bench.costs
-    path = find_path(supernet, bench.splits, bench.recipe.progressive, bench.run)
+    levels = bench.noise_levels()
+    predict = None if levels is None else functools.partial(predicted_increase, levels, supernet)
+    path = find_path(supernet, bench.splits, bench.recipe.progressive, bench.run, predict=predict)
     whole, smallest = costs.macs(space.encode([path[0].config, path[-1].config]))
     tuned = sum(element.tuned for element in path)
     bench.say(

@@ -32,6 +32,7 @@ from subnet_search.measuring import open_meter, values_on
 from subnet_search.memory import keep_freed_memory
 from subnet_search.models import load_model, load_weights
 from subnet_search.planning import Plan, wanted
+from subnet_search.ranking import NoiseLevels, levels_from_json
 from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.record import Objective, Run
 from subnet_search.settings import LATENCY
@@ -184,6 +185,14 @@ class Workbench:
         supernet = self.new_supernet()
         load_weights(supernet.model, self.run.verify(name))
         return supernet.eval()
+
+    def noise_levels(self) -> NoiseLevels | None:
+        """The levels that the rank stage learned, by unit in ranked order; None where the ranking is another."""
+        ranking = self.run.read_json("ranking.json")
+        if "levels" not in ranking:
+            return None
+        order = {name: torch.tensor(units) for name, units in ranking["order"].items()}
+        return levels_from_json(ranking["levels"]).reordered(order)
 
     def teacher_checksum(self) -> str:
         """SHA-256 of the file with the full network's own weights, which are ranked."""

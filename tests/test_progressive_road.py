@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from search_spaces import SubnetConfig, costs_from_json, space_from_json
+from search_spaces.presets import ladders, steps_down
 from subnet_search import load_subnets, pipeline
 from subnet_search.cli import run_command
 from subnet_search.elastic.supernet import Supernet
@@ -450,3 +451,22 @@ def test_the_guides_lines_of_python_run(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(code.replace("epochs=10", "epochs=1"), "progressive.md", "exec"), names)
     row = names["supernet"].space.encode([names["path"][-1]])
     assert sum(p.numel() for p in names["smallest"].parameters()) == names["supernet"].costs.params(row)[0]
+
+
+def test_noise_levels_say_which_drops_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def find(supernet: Supernet, *rest: object, predict: Callable[[SubnetConfig], float]) -> None:
+        space = supernet.space
+        drops = steps_down(space, space.largest(), ladders(space))
+        seen.extend(predict(config) for _, config in [("", space.largest()), *drops])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subnet_search.stages.find_path", find)
+    text = RECIPE.replace('ranker = "l1"', 'ranker = "noise"\nimages = 64\nsteps = 20')
+    assert run_command(["search", write_recipe(tmp_path, text), "--out", str(tmp_path)]) == 130
+    levels = json.loads((tmp_path / "small" / "ranking.json").read_text())["levels"]
+    assert seen[0] == 0
+    assert all(increase > 0 for increase in seen[1:])
+    largest = max(*levels["blocks"].values(), *(max(units) for units in levels["units"].values()))
+    assert min(seen[1:]) >= levels["reward"] / (2 * largest**2) * (1 - 1e-9)
