@@ -48,6 +48,9 @@ batch_size = 64
 [elastic]
 step = 4
 
+[rank]
+steps = 100
+
 [train]
 epochs = 40
 lr = 0.05

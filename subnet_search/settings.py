@@ -277,9 +277,10 @@ class ProgressiveSettings(Settings):
 
     A drop is one of `groups` equal parts of a layer, or goes down to the next multiple of `step` channels, or to the
     next choice of the space where neither is given; `floor` is the share of its channels that a layer keeps at least.
-    Each step gives the `screen` drops expected to hurt least a first look on `first_images` of search-validation and
-    the best `finalists` of them a final one on `final_images` (`screen = 0`: all drops a final look); every look sets
-    batch-norm statistics on `calibration_images`. The path ends above `smallest_macs_share`.
+    Each step gives the `screen` drops expected to hurt least a final look on `final_images` of search-validation
+    (`screen = 0`: all drops), where `finalists` are fewer only to the best of them after a first look on
+    `first_images`; every look sets batch-norm statistics on `calibration_images`. The path ends above
+    `smallest_macs_share`.
 
     Where an element's top-1 falls below `threshold` percent, or below the share `relative_threshold` of the whole
     net's, its weights are trained by themselves until it is back, up to `tune_steps` at `tune_lr`.
@@ -290,11 +291,11 @@ class ProgressiveSettings(Settings):
     floor: Annotated[NotNegative, Field(le=1)] = 0.0
     criterion: Literal["accuracy", "loss", "loss_per_mac"] = "loss_per_mac"
     smallest_macs_share: Annotated[Share, Field(lt=1)] = 0.12
-    screen: Whole = 4
-    finalists: Count = 2
+    screen: Whole = 6
+    finalists: Count = 6
     calibration_images: Count = 128
     first_images: Count = 256
-    final_images: Count = 1000
+    final_images: Count = 600
     threshold: Annotated[Positive, Field(lt=100)] | None = None
     relative_threshold: Annotated[Share, Field(lt=1)] | None = None
     tune_steps: Count = 100

@@ -34,7 +34,17 @@ from subnet_search.data import Batch, Splits, load_splits
 from subnet_search.measure import top1_percent
 from subnet_search.measure.scoring import SharedScorer
 from subnet_search.memory import keep_freed_memory
-from subnet_search.ranking import Ranker, l1_ranking, noise_ranking, random_ranking, rank, taylor_ranking
+from subnet_search.ranking import (
+    NoiseLevels,
+    Ranker,
+    l1_ranking,
+    noise_levels,
+    noise_ranking,
+    predicted_increase,
+    random_ranking,
+    rank,
+    taylor_ranking,
+)
 from subnet_search.record.atomic import write_whole
 from subnet_search.searchers.progressive import walk_down
 from subnet_search.settings import (
@@ -132,6 +142,7 @@ class Bench:
     teacher: nn.Module
     price: int
     elastic: ElasticSettings
+    levels: NoiseLevels | None = None
     spent: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -151,8 +162,12 @@ class Bench:
         return first_images(self.splits.calibration, count, self.seed)
 
     def reorder(self, ranker: Ranker | None, forwards: int) -> None:
-        """Puts channels in ranked order."""
-        if ranker is not None:
+        """Puts channels in ranked order; noise levels are kept, as they also tell which drops to look at."""
+        if ranker is NOISE:
+            levels = noise_levels(self.supernet, self.images(RANK_IMAGES), steps=NOISE_STEPS)
+            self.levels = levels.reordered(ranking := levels.ranking())
+            self.supernet.reorder(ranking)
+        elif ranker is not None:
             self.supernet.reorder(rank(self.supernet, self.images(RANK_IMAGES), ranker))
         self.spent += forwards
 
@@ -194,6 +209,8 @@ class Bench:
         """The nested path, its price and its own scores noted; each drop scored in full if not `screened`."""
         settings = ProgressiveSettings(seed=self.seed)
         scorer, start_s = SharedScorer(self.supernet, self.splits, settings), time.perf_counter()
+        levels = self.levels
+        predict = None if levels is None else functools.partial(predicted_increase, levels, self.supernet)
         found = walk_down(
             self.space,
             self.supernet.costs,
@@ -202,6 +219,7 @@ class Bench:
             smallest_macs_share=LEAST_SHARE,
             screen=settings.screen if screened else None,
             finalists=settings.finalists,
+            predict=predict,
         )
         full_macs = self.supernet.costs.macs(self.space.encode([self.space.largest()]))[0]
         self.spent += scorer.macs / full_macs
@@ -255,7 +273,7 @@ def random_path(bench: Bench, ranker: Ranker | None, forwards: int, lr: float) -
 
 def alone(bench: Bench, lr: float, parts: int) -> Rows:
     """Nets of the widths of a path's sub-nets, each trained by itself from random weights, for a part of the price."""
-    bench.reorder(noise_ranking, 0)  # their widths are a present: none of this is paid
+    bench.reorder(NOISE, 0)  # their widths are a present: none of this is paid
     bench.sandwich(EachKnob(), lr, WARMUP_STEPS)
     path = bench.path()
     shares, rows = bench.shares(path), []

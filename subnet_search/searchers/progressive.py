@@ -36,8 +36,8 @@ def walk_down(
     *,
     criterion: Criterion = "loss_per_mac",
     smallest_macs_share: float = 0.12,
-    screen: int | None = 4,
-    finalists: int = 2,
+    screen: int | None = 6,
+    finalists: int = 6,
     predict: Callable[[SubnetConfig], float] | None = None,
     tune: Callable[[PathElement], Score | None] | None = None,
     threshold: float | None = None,
@@ -48,8 +48,9 @@ def walk_down(
     """Finds a nested path from the whole net down: in each step the drop of one rung that is worth most is kept.
 
     To score every drop in every step is dear and hardly needed: what a drop adds to the loss changes slowly. Each
-    step therefore orders the drops by what they were last seen to add (`increases`), looks briefly at the best
-    `screen` and at those never seen, and finally at the best `finalists` of these.
+    step therefore orders the drops by what they were last seen to add (`increases`) and looks at the best `screen` and
+    at those never seen: at once finally, or, if these are more than `finalists`, first briefly, and finally at the
+    best.
 
     Source:
         Yang, He, Cao, Fan, "A Progressive Sub-Network Searching Framework for Dynamic Inference", 2020,
@@ -64,8 +65,8 @@ def walk_down(
         criterion: the drop kept is that with the highest accuracy (of equal ones the lowest loss), the lowest
             loss, or the lowest increase of the loss per multiply-add saved.
         smallest_macs_share: no element has less than this share of the whole net's multiply-adds.
-        screen: how many drops seen before get a first look in each step; None: every drop gets a final look.
-        finalists: how many of those get a final look.
+        screen: how many drops seen before get a look in each step; None: every drop gets a final look.
+        finalists: how many of these get a final look; if they are more, all get a first look before.
         predict: the expected increase of the loss over the whole net; orders the drops never seen, which then get
             no first look before it is their turn. Its scale does not matter: it is fitted to the increases seen.
         tune: called with an element below the threshold before it is kept; the score of its tuned weights, or
@@ -203,10 +204,11 @@ class _Look:
         increases: dict[str, float] = {}
         firsts: dict[str, Score] = {}
         if self.screen is not None:
+            drops = self._screened(last.config, drops, self.screen)
+        if self.screen is not None and len(drops) > self.finalists:
             before = last.first_loss
             if before is None:
                 before = self.scorer(last.config, False).loss
-            drops = self._screened(last.config, drops, self.screen)
             firsts = {drop.knob: self.scorer(drop.config, False) for drop in drops}
             increases = {knob: score.loss - before for knob, score in firsts.items()}
             drops = sorted(drops, key=lambda d: self._badness(d, firsts[d.knob], increases[d.knob]))

@@ -245,8 +245,9 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
     "all": {"screen": None},
     "screened": {"screen": 2, "finalists": 1},
     "accuracy": {"screen": 2, "finalists": 2, "criterion": "accuracy"},
-    "predicted": {"screen": 2, "predict": loss_table(7)},
-    "tuned": {"screen": 2, "relative_threshold": 0.6},
+    "predicted": {"screen": 2, "finalists": 1, "predict": loss_table(7)},
+    "at once": {"screen": 3, "finalists": 3},
+    "tuned": {"screen": 2, "finalists": 1, "relative_threshold": 0.6},
 }
 
 
