@@ -31,6 +31,7 @@ COMMAND = "python -m benchmarks.evidence.rank_order"
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
 ARMS: dict[str, tuple[str | None, str | None]] = {  # ranked before training by, ranked after training by
     "never": (None, None),
+    "noise before": ("noise", None),
     "Taylor before": ("taylor", None),
     "L1 before": ("l1", None),
     "random before": ("random", None),
