@@ -23,7 +23,7 @@ from search_spaces.files import config_to_json
 from subnet_search.data import Batch
 from subnet_search.fronts import search_front
 from subnet_search.measure.scoring import SharedScorer
-from subnet_search.paths import TUNE_ROUND, foresee_path, read_path, store_path
+from subnet_search.paths import TUNE_ROUND, foresee_path, store_path
 from subnet_search.planning import Rate, num_chosen
 from subnet_search.progress import silenced
 from subnet_search.recipe import Recipe, recipe_to_toml, walks_a_path
@@ -244,7 +244,7 @@ class _Road:
         """How many sub-nets a search can look at that only knows so many; None where it can go on and on."""
         search = self.recipe.search
         if walks_a_path(self.recipe):
-            return MOST_UNIFORM + int(RANDOM_SHARE * search.evaluations) + len(read_path(self.run))
+            return MOST_UNIFORM + int(RANDOM_SHARE * search.evaluations) + len(self.bench.path())
         if search.searcher == "uniform":
             return len({self.bench.space.uniform(float(share)) for share in SHARES})
         return None

@@ -9,7 +9,6 @@ from typing import Literal
 from search_spaces import SubnetConfig, SubnetSearchError
 from search_spaces.costs import COST_NAMES
 from subnet_search.choosing import named_values
-from subnet_search.paths import read_path
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
 from subnet_search.searchers import Budget, Listed, SearchResult, search, spread_out
@@ -26,7 +25,7 @@ FrontState = Literal["searching", "cut short", "complete"]
 def search_front(bench: Workbench) -> None:
     """The search, continued where its journal ends, and the front it found."""
     settings, evaluator = bench.recipe.search, bench.evaluator
-    path = [element.config for element in read_path(bench.run)] if walks_a_path(bench.recipe) else []
+    path = bench.path() if walks_a_path(bench.recipe) else []
     budget = Budget(evaluations=bench.amount("search"), minutes=_search_minutes(bench, evaluator.context))
     result = search(
         bench.space,
@@ -139,6 +138,8 @@ def is_searched(run: Run) -> bool:
     A search that was cut short is over once sub-nets are chosen from its front.
     """
     if not run.has("front.json"):
+        return False
+    if PATH_SUBNETS in run.missing():
         return False
     front = run.read_json("front.json")
     state = front.get("state", "complete")  # runs of earlier versions do not tell

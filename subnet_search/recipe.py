@@ -87,12 +87,13 @@ class TrainTable(TrainSettings):
 class ProgressiveTable(ProgressiveSettings):
     """The [progressive] table, read where [search] searcher = "progressive".
 
-    Beside the path's settings: `epochs` of joint training of the path's sub-nets, with the [train] table's other values
-    and `lr` if given. They follow the soft answers of `teacher`: "full", the whole network as it was before the
-    supernet was trained, or "in-place", the largest sub-net as it is at the moment (no teacher where [train] distill =
-    false).
+    Beside the path's settings: with `reselect` sub-nets that a smaller one of the path beats are left out. The others
+    are trained jointly for `epochs`, with the [train] table's other values and `lr` if given. They follow the soft
+    answers of `teacher`: "full", the whole network as it was before the supernet was trained, or "in-place", the
+    largest sub-net as it is at the moment (no teacher where [train] distill = false).
     """
 
+    reselect: Flag = True
     epochs: Whole = 10
     lr: Positive | None = None
     teacher: Literal["full", "in-place"] = "full"

@@ -29,7 +29,7 @@ from subnet_search.measure import describe_device, prove
 from subnet_search.measuring import try_metrics
 from subnet_search.paths import find_path, foresee_path, is_walked, load_path
 from subnet_search.planning import shortened
-from subnet_search.ranking import predicted_increase, rank_by, table_of
+from subnet_search.ranking import has_scales, predicted_increase, rank_by, table_of
 from subnet_search.rebuilding import describe_network, rebuild_network
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, ParetoFront, Run, knee
@@ -61,8 +61,10 @@ def prepare(bench: Workbench) -> None:
         bench.say(f"  {sentence}")
     run, supernet = bench.run, bench.new_supernet()
     try_metrics(bench.metrics, supernet, bench.example, bench.splits.search_val)
-    if bench.recipe.rank.ranker == "bn_scale" and not supernet.uses_batch_norm:
-        raise InvalidInput('the ranker "bn_scale" needs batch norm, and this network has none; try "taylor"')
+    if bench.recipe.rank.ranker == "bn_scale" and not has_scales(supernet):
+        raise InvalidInput(
+            'the ranker "bn_scale" needs batch norm with a scale, and this network has none; try "taylor"'
+        )
     if bench.recipe.model.epochs == 0:
         save_weights(run, "teacher.safetensors", supernet.model)
     run.write_json("device.json", describe_device())
@@ -73,11 +75,11 @@ def prepare(bench: Workbench) -> None:
     run.write_json("costs.json", costs_to_json(supernet.costs))
     for limits in (bench.recipe.search.limits, *bench.recipe.search.choose_under):
         bench.check_latency_limit(supernet, bench.limits(limits))
-    run.write_json("coverage.json", supernet.coverage)
     share = 100 * supernet.coverage["reachable_macs_share"]
     bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic")
     if walks_a_path(bench.recipe):
         check_path(bench)
+    run.write_json("coverage.json", supernet.coverage)
 
 
 def check_path(bench: Workbench) -> None:
@@ -149,14 +151,14 @@ def walk_path(bench: Workbench) -> None:
 def join_path(bench: Workbench) -> None:
     """Joint training of the path's sub-nets; the weights before it stay in their own file."""
     supernet, settings, table = bench.trained_supernet(), bench.recipe.train, bench.recipe.progressive
-    path = load_path(bench.run, supernet, table)
+    load_path(bench.run, supernet, table)
     epochs = bench.amount("join")
     change = shortened(settings, epochs, settings.epochs or epochs)
     settings = settings.model_copy(update={**change, "lr": table.lr or settings.lr})
     teacher = None
     if settings.distill and table.teacher == "full":
         teacher = bench.new_model().to(resolve_device(settings.device)).eval()
-    sampling = Among(tuple(element.config for element in path))
+    sampling = Among(tuple(bench.path()))
     step = SandwichStep(settings.num_random, settings.distill, teacher, sampling)
     train(supernet, bench.splits, step, settings, bench.run, checkpoint=JOINING)
     save_weights(bench.run, JOINED, supernet.model)

@@ -97,20 +97,23 @@ def load_subnets(file: str | Path, supernet: Supernet) -> SubnetSet:
         told = json.loads(metadata["subnets"])
         configs = tuple(config_from_json(data) for data in told["configs"])
         space = space_from_json(told["space"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InvalidInput(f"{file} holds no sub-nets: {error}; save them again with save_subnets") from error
     if space != supernet.space:
         raise InvalidInput(
             f"the sub-nets in {file} are of another space than the supernet's; convert the network that they came "
             "from, with the same ElasticSettings"
         )
+    device = device_of(supernet)
+    found = {config.key: _statistics_of(config, tensors, device) for config in configs}
+    for config in configs:
+        if missed := _missed(supernet, config, found[config.key]):
+            raise InvalidInput(f"{file} is damaged: {missed}; save the sub-nets again with save_subnets")
     own = {name.removeprefix(WEIGHTS): t for name, t in tensors.items() if name.startswith(WEIGHTS)}
     try:
         copy_state(supernet.model, own)
     except InvalidInput as error:
         raise InvalidInput(f"{file}: {error}") from None
-    device = device_of(supernet)
-    found = {config.key: _statistics_of(config, tensors, device) for config in configs}
     return SubnetSet(supernet, configs, found)
 
 
@@ -118,6 +121,23 @@ def _statistics_of(config: SubnetConfig, tensors: Mapping[str, Tensor], device: 
     prefix = f"{STATISTICS}{config.key}."
     values = {n.removeprefix(prefix): t.to(device) for n, t in tensors.items() if n.startswith(prefix)}
     return Statistics(config.key, values)
+
+
+def _missed(supernet: Supernet, config: SubnetConfig, statistics: Statistics) -> str:
+    """What is wrong with a sub-net's statistics: those of a batch norm that it runs are missing, or of another size."""
+    skipped = tuple(f"{block}." for block in supernet.blocks if config[block] == 0)
+    running = [path for path in supernet.batch_norms if not path.startswith(skipped)]
+    with supernet.subnet(config):
+        parts = {path: supernet.batch_norms[path].active for path in running}
+    whole = supernet.model.state_dict()
+    for path, part in parts.items():
+        width = len(whole[f"{path}.running_mean"]) if part is None else part.num_inputs
+        for name in (f"{path}.running_mean", f"{path}.running_var"):
+            tensor = statistics.values.get(name)
+            if tensor is None or tensor.shape != (width,):
+                came = "none" if tensor is None else list(tensor.shape)
+                return f"sub-net {config.key} needs the statistics {name} [{width}], got {came}"
+    return ""
 
 
 def _checked(supernet: Supernet, statistics: Sequence[tuple[SubnetConfig, Statistics]]) -> list[SubnetConfig]:
@@ -133,6 +153,8 @@ def _checked(supernet: Supernet, statistics: Sequence[tuple[SubnetConfig, Statis
                 f"the statistics beside sub-net {configs[-1].key} belong to {found.config_key}; "
                 "call recalibrate for each"
             )
+        if missed := _missed(supernet, configs[-1], found):
+            raise InvalidInput(f"{missed}; call recalibrate for this supernet")
     if len(set(configs)) < len(configs):
         twice = next(config for config in configs if configs.count(config) > 1)
         raise InvalidInput(f"each sub-net is saved once, got {twice.key} twice; leave one of them out")

@@ -31,10 +31,12 @@ from subnet_search.measure import LatencyMeter, SupernetEvaluator, load_metrics,
 from subnet_search.measuring import open_meter, values_on
 from subnet_search.memory import keep_freed_memory
 from subnet_search.models import load_model, load_weights
+from subnet_search.paths import read_path
 from subnet_search.planning import Plan, wanted
 from subnet_search.ranking import NoiseLevels, levels_from_json
 from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.record import Objective, Run
+from subnet_search.searchers import reselect
 from subnet_search.settings import LATENCY
 from subnet_search.standing import JOINED, begun_epochs, chosen_keys
 
@@ -185,6 +187,11 @@ class Workbench:
         supernet = self.new_supernet()
         load_weights(supernet.model, self.run.verify(name))
         return supernet.eval()
+
+    def path(self) -> list[SubnetConfig]:
+        """The sub-nets of the path that was walked, or those that re-selection leaves."""
+        path = read_path(self.run)
+        return [element.config for element in (reselect(path) if self.recipe.progressive.reselect else path)]
 
     def noise_levels(self) -> NoiseLevels | None:
         """The levels that the rank stage learned, by unit in ranked order; None where the ranking is another."""

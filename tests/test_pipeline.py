@@ -556,7 +556,7 @@ def test_a_ranker_that_the_network_has_no_norms_for_is_refused_first(
     text = RECIPE.replace("subnet_search.small_models:digits_cnn", "normless:net")
     text = text.replace("options = { width = 4 }\n", "").replace("[rank]\n", '[rank]\nranker = "bn_scale"\n')
     assert run_command(["run", write_recipe(tmp_path, text), "--out", str(tmp_path)]) == 2
-    assert "needs batch norm, and this network has none" in capsys.readouterr().err
+    assert "needs batch norm with a scale, and this network has none" in capsys.readouterr().err
     assert not (tmp_path / "small" / "teacher.safetensors").exists()
 
 

@@ -24,6 +24,7 @@ from subnet_search.measure import SupernetEvaluator, top1_percent
 from subnet_search.paths import PATH, read_path
 from subnet_search.recipe import ProgressiveTable, parse_recipe
 from subnet_search.record import Evaluation, Run, open_run
+from subnet_search.searchers import reselect
 from subnet_search.training import Among, SandwichStep, UniformWidths
 from subnet_search.workbench import Workbench
 from tests.small import small_splits, small_supernet
@@ -102,7 +103,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 def test_the_path_and_joint_training_stand_between_the_supernet_and_the_search(finished: Path) -> None:
     with open_run(finished, write=False) as run:
         assert [event["stage"] for event in run.events() if event["kind"] == "end"] == ROAD
-        path = [element.config for element in read_path(run)]
+        path = [element.config for element in reselect(read_path(run))]
     assert read_json(finished, PATH)["complete"] is True
     assert read_json(finished, "checkpoint-join.json")["epochs"] == 2
     assert read_json(finished, "checkpoint.json")["epochs"] == 1
@@ -451,6 +452,42 @@ def test_the_guides_lines_of_python_run(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(code.replace("epochs=10", "epochs=1"), "progressive.md", "exec"), names)
     row = names["supernet"].space.encode([names["path"][-1]])
     assert sum(p.numel() for p in names["smallest"].parameters()) == names["supernet"].costs.params(row)[0]
+
+
+def test_an_impossible_path_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = write_recipe(tmp_path, RECIPE.replace("groups = 4\ncalibration", "groups = 7\ncalibration"))
+    assert run_command(["run", bad, "--out", str(tmp_path)]) == 2
+    assert "7 equal groups" in capsys.readouterr().err
+    assert run_command(["resume", str(tmp_path / "small")]) == 2
+    assert "7 equal groups" in capsys.readouterr().err
+    assert (
+        run_command(["rank", write_recipe(tmp_path), "--out", str(tmp_path)]) == 0
+    )  # the mended recipe replaces it
+
+
+def test_deleted_subnets_of_the_path_are_written_again(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    front = (copy / "front.json").read_bytes()
+    if not (copy / PATH_SUBNETS).exists():
+        pytest.skip("no sub-net of the path is on the front")
+    before = (copy / PATH_SUBNETS).read_bytes()
+    (copy / PATH_SUBNETS).unlink()
+    assert run_command(["resume", str(copy)]) == 0
+    assert (copy / PATH_SUBNETS).read_bytes() == before
+    assert (copy / "front.json").read_bytes() == front
+
+
+def test_subnets_that_a_smaller_one_beats_are_left_out(finished: Path) -> None:
+    with open_run(finished, write=False) as run:
+        walked = read_path(run)
+        chosen = Workbench(run, parse_recipe(RECIPE), print).path()
+        everything = Workbench(
+            run, parse_recipe(RECIPE.replace("finalists = 1", "finalists = 1\nreselect = false")), print
+        ).path()
+    assert everything == [element.config for element in walked]
+    assert chosen == [element.config for element in reselect(walked)]
 
 
 def test_noise_levels_say_which_drops_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search import load_subnets, make_elastic, recalibrate, save_subnets
@@ -90,3 +93,31 @@ def test_what_makes_no_set_is_refused_and_an_older_file_stays(tmp_path: Path) ->
         save_subnets(tmp_path / "nowhere" / "set.safetensors", supernet, pairs)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["set.safetensors"]
+
+
+@pytest.mark.parametrize("gone", [r"statistics.*", r"statistics.*running_var"])
+def test_a_file_without_all_statistics_is_refused(tmp_path: Path, gone: str) -> None:
+    supernet = make_elastic(small_net(), EXAMPLE, ElasticSettings(min_share=0.25, step=2))
+    save_subnets(tmp_path / "set.safetensors", supernet, with_statistics(supernet))
+    with safe_open(tmp_path / "set.safetensors", framework="pt") as file:
+        metadata, names = file.metadata(), list(file.keys())
+        kept = {name: file.get_tensor(name) for name in names if not fnmatch.fnmatch(name, gone)}
+    save_file(kept, tmp_path / "less.safetensors", metadata=metadata)
+    with pytest.raises(InvalidInput, match=r"less.safetensors is damaged: .* needs the statistics"):
+        load_subnets(tmp_path / "less.safetensors", supernet)
+
+
+@pytest.mark.parametrize("told", ["[]", "null", '{"configs": 3, "space": 4}'])
+def test_a_file_with_strange_metadata_is_refused(tmp_path: Path, told: str) -> None:
+    supernet = make_elastic(small_net(), EXAMPLE, ElasticSettings(min_share=0.25, step=2))
+    save_file({"weights.x": torch.zeros(1)}, tmp_path / "odd.safetensors", metadata={"subnets": told})
+    with pytest.raises(InvalidInput, match="holds no sub-nets"):
+        load_subnets(tmp_path / "odd.safetensors", supernet)
+
+
+def test_statistics_that_lack_a_norm_are_not_saved(tmp_path: Path) -> None:
+    supernet = make_elastic(small_net(), EXAMPLE, ElasticSettings(min_share=0.25, step=2))
+    config = supernet.space.smallest()
+    with pytest.raises(InvalidInput, match="needs the statistics"):
+        save_subnets(tmp_path / "set.safetensors", supernet, [(config, Statistics(config.key, {}))])
+    assert not list(tmp_path.iterdir())

@@ -42,7 +42,7 @@ def ladders(
     if groups is not None:
         if whole_number(groups, "groups per layer") < 2:
             raise InvalidInput(f"groups per layer must be at least 2, got {groups}")
-        if 0 < round(floor * groups, 9) < 1:
+        if 0 < floor * groups < 1 - 1e-9:
             raise InvalidInput(
                 f"the floor must leave every layer at least one of its {groups} groups, but floor={floor:g} is "
                 f"less than 1/{groups} = {1 / groups:.4g}; raise the floor or take more groups"
@@ -93,12 +93,12 @@ def _step_rungs(knob: Knob, step: int, floor: float) -> tuple[int, ...]:
 
 
 def _group_rungs(space: SearchSpace, knob: Knob, groups: int, floor: float) -> tuple[int, ...]:
-    rungs = _parts(knob, groups, floor)
     if _fits(knob, groups, floor):
-        return rungs
+        return _parts(knob, groups, floor)
     if knob.largest % groups:
         problem = f"the {knob.largest} channels of {knob.name!r} do not"
     else:
+        rungs = _parts(knob, groups, floor)
         offered = ", ".join(map(str, knob.choices))
         missing = ", ".join(str(rung) for rung in reversed(rungs) if rung not in knob.choices)
         problem = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import RANKERS, natural_ranking, random_ranking, rank
-from .curve import Ranked, SliceCurves, rank_by, slice_curves, table_of
+from .curve import Ranked, SliceCurves, has_scales, rank_by, slice_curves, table_of
 from .magnitude import bn_scale_ranking, l1_ranking
 from .noise import (
     NoiseLevels,
@@ -24,6 +24,7 @@ __all__ = [
     "Ranking",
     "SliceCurves",
     "bn_scale_ranking",
+    "has_scales",
     "l1_ranking",
     "levels_from_json",
     "natural_ranking",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subnet_search.batches import device_of
 from subnet_search.elastic.supernet import Supernet
+from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.ranking.scores import ends
 
 
@@ -42,17 +43,24 @@ class Gates:
         return units, dict(zip(self._supernet.blocks, values[self._units :].tolist(), strict=True))
 
     @contextmanager
-    def hooked(self) -> Iterator[None]:
-        """The gates act on every call of the supernet inside the scope."""
+    def open(self) -> Iterator[None]:
+        """The gates act on every call inside the scope: of the largest net in evaluation mode, its weights frozen."""
+        net = self._supernet
+        largest = net.subnet(net.space.largest())
+        with _frozen(net), evaluation_mode(net), largest, self._hooked(), torch.enable_grad():
+            yield
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
         model = self._supernet.model
         hooks = [
             model.get_submodule(path).register_forward_pre_hook(self._before(path, groups), with_kwargs=True)
             for path, groups in self._ends().items()
         ]
-        hooks += [
-            model.get_submodule(block).register_forward_hook(self._after(place), with_kwargs=True)
-            for place, block in enumerate(self._supernet.blocks, start=self._units)
-        ]
+        for place, path in enumerate(self._supernet.blocks, start=self._units):
+            block, inputs = model.get_submodule(path), list[Tensor]()
+            hooks.append(block.register_forward_pre_hook(_noting(inputs), with_kwargs=True))
+            hooks.append(block.register_forward_hook(self._after(place, inputs)))
         try:
             yield
         finally:
@@ -87,15 +95,25 @@ class Gates:
 
         return hook
 
-    def _after(self, place: int) -> Callable[..., Any]:
-        """A hook that makes y + shift (y - x) of a block's answer y to x."""
+    def _after(self, place: int, inputs: list[Tensor]) -> Callable[..., Any]:
+        """A hook that makes y + shift (y - x) of a block's answer y to the last x noted."""
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Any:
+        def hook(_: nn.Module, __: Any, y: Tensor) -> Any:
             assert self.shift is not None
-            (x,) = (*args, *kwargs.values())
+            x = inputs.pop()
             return y + _beside(self.shift[:, place : place + 1], y, 1).to(y.dtype) * (y - x)
 
         return hook
+
+
+def _noting(inputs: list[Tensor]) -> Callable[..., None]:
+    """A hook that notes a copy of a block's input, which the block may change in place."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        (x,) = (*args, *kwargs.values())
+        inputs.append(x.clone())
+
+    return hook
 
 
 def _beside(values: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -110,7 +128,7 @@ def _beside(values: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 @contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
+def _frozen(net: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient inside the scope."""
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -18,9 +18,8 @@ from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.batches import device_of, input_size, to_device
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.progress import progress
-from subnet_search.ranking.gates import Gates, frozen
+from subnet_search.ranking.gates import Gates
 from subnet_search.ranking.scores import Ranking, best_first, new_scores, weighted
 from subnet_search.seeding import derive_seed, kept_generators, start_epoch
 from subnet_search.training.losses import cross_entropy
@@ -160,7 +159,7 @@ def noise_levels(
             that can be read only once.
         SubnetSearchError: the loss is not finite.
     """
-    gates, largest, device = Gates(supernet), supernet.space.largest(), device_of(supernet)
+    gates, device = Gates(supernet), device_of(supernet)
     generator = torch.Generator().manual_seed(derive_seed(seed, "noise"))
     shown = _cycled(batches, supernet, steps, seed)
     if gates.count == 0:
@@ -172,14 +171,7 @@ def noise_levels(
         gates.shift = levels * drawn.to(device)
         return cross_entropy(supernet(images), labels)
 
-    with (
-        kept_generators(),
-        frozen(supernet),
-        evaluation_mode(supernet),
-        supernet.subnet(largest),
-        gates.hooked(),
-        torch.enable_grad(),
-    ):
+    with kept_generators(), gates.open():
         found = learn_levels(loss, gates.count, reward=reward, steps=steps, lr=lr, device=device)
     return NoiseLevels(*gates.by_name(found), reward)
 
@@ -260,6 +252,7 @@ def weight_noise_ranking(
     """
     _check_positive(initial=initial, steps=steps, lr=lr)
     trained = copy.deepcopy(supernet).train()
+    trained.activate(trained.space.largest())
     for parameter in trained.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
         parameter.grad = None
@@ -273,7 +266,13 @@ def weight_noise_ranking(
             noisy = {
                 f"model.{path}.weight": _noisy(layer.weight, alphas[path]) for path, layer in layers.items()
             }
-            loss = cross_entropy(functional_call(trained, noisy, (images,), tie_weights=False), labels)
+            try:
+                logits = functional_call(trained, noisy, (images,), tie_weights=False)
+            except ValueError as error:  # torch's: a variance needs two values
+                raise InvalidInput(
+                    f"weight noise cannot be trained on a batch of {len(images)}: {error}; give larger batches"
+                ) from error
+            loss = cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -10,8 +10,7 @@ from search_spaces import InvalidInput
 from subnet_search.batches import device_of, input_size, to_device
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import evaluation_mode
-from subnet_search.ranking.gates import Gates, frozen
+from subnet_search.ranking.gates import Gates
 from subnet_search.ranking.scores import Ranking, best_first
 from subnet_search.training.losses import cross_entropy
 
@@ -34,15 +33,9 @@ def taylor_ranking(supernet: Supernet, batches: Iterable[Batch]) -> Ranking:
     Raises:
         InvalidInput: no batch, or batches of another size than the conversion's example.
     """
-    gates, largest, device = Gates(supernet), supernet.space.largest(), device_of(supernet)
+    gates, device = Gates(supernet), device_of(supernet)
     scores, num_batches = torch.zeros(gates.count, dtype=torch.float64), 0
-    with (
-        evaluation_mode(supernet),
-        frozen(supernet),
-        supernet.subnet(largest),
-        gates.hooked(),
-        torch.enable_grad(),
-    ):
+    with gates.open():
         for images, labels in to_device(batches, device, input_size(supernet.example)):
             gates.shift = torch.zeros(len(images), gates.count, device=device, requires_grad=True)
             loss = cross_entropy(supernet(images), labels)

@@ -175,7 +175,7 @@ class _Expected:
                 self._seen[knob] = after.increases[knob]
                 if self._predict:
                     self._sum_seen += max(0.0, after.increases[knob])
-                    self._sum_predicted += self._predict(drop.config) - self._predict(before.config)
+                    self._sum_predicted += self._predicted(before.config, drop)
         for drop in self._drops.below(after.config):
             # a block around the layer that was narrowed: without it the sub-net is what it was, and less far away
             if drop.knob in self._seen and drop.config == drops[drop.knob].config:
@@ -186,7 +186,11 @@ class _Expected:
         if drop.knob in self._seen or self._predict is None:
             return self._seen.get(drop.knob)
         scale = self._sum_seen / self._sum_predicted if self._sum_predicted > 0 else 1.0
-        return scale * (self._predict(drop.config) - self._predict(config))
+        return scale * self._predicted(config, drop)
+
+    def _predicted(self, config: SubnetConfig, drop: _Drop) -> float:
+        """Not below 0: a block whose layers were narrowed may be predicted to win by being skipped."""
+        return max(0.0, self._predict(drop.config) - self._predict(config)) if self._predict else 0.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.data import TensorBatches
@@ -20,7 +20,7 @@ from subnet_search.ranking.noise import learn_levels, weight_noise_ranking
 from subnet_search.settings import ElasticSettings, TrainSettings
 from subnet_search.small_models import digits_cnn
 from subnet_search.training import PlainStep, train
-from tests.small import small_data, small_net, small_splits, small_supernet
+from tests.small import EXAMPLE, small_data, small_net, small_splits, small_supernet
 from tests.toys import TOYS, make_toy
 
 BATCHES = [small_data(16, seed=1), small_data(16, seed=2)]
@@ -56,7 +56,7 @@ def test_what_must_be_above_zero_is_checked(name: str, value: float) -> None:
 def answers_under(supernet: Supernet, noise: Tensor, x: Tensor) -> Tensor:
     """What the largest net answers while the noise `[B, count]` is what it is."""
     gates = Gates(supernet)
-    with torch.no_grad(), gates.hooked():
+    with gates.open(), torch.no_grad():
         gates.shift = noise.expand(len(x), -1)
         return supernet(x)
 
@@ -251,3 +251,43 @@ def test_the_block_that_matters_more_has_the_smaller_level(trained: Supernet) ->
         with trained.subnet(SubnetConfig({**trained.space.largest(), block: 0})), torch.no_grad():
             losses[block] = F.cross_entropy(trained(images), labels).item()
     assert (losses["block1"] < losses["block2"]) == (levels.blocks["block1"] > levels.blocks["block2"])
+
+
+def test_weight_noise_ranks_the_whole_net_whatever_is_active() -> None:
+    supernet = small_supernet()
+    wanted = weight_noise_ranking(supernet, [small_data(16, seed=1)], steps=5)
+    supernet.activate(supernet.space.smallest())
+    found = weight_noise_ranking(supernet, [small_data(16, seed=1)], steps=5)
+    assert all(torch.equal(order, found[name]) for name, order in wanted.items())
+
+
+class InPlace(nn.Module):
+    """A residual block that changes its input: by an activation, or by adding to it."""
+
+    def __init__(self, adds: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.adds = adds
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.adds:
+            x += self.conv(x.clone()).tanh()
+            return x
+        return x + self.conv(x.relu_())
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_block_that_changes_its_input_in_place_is_gated_all_the_same(adds: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), InPlace(adds), nn.Flatten(), nn.Linear(4 * 64, 3))
+    supernet = make_elastic(net.double(), EXAMPLE.double(), ElasticSettings(step=4))
+    if not supernet.blocks:
+        pytest.skip("not found to be skippable")
+    gates, x = Gates(supernet), torch.randn(3, 1, 8, 8).double()
+    shift = torch.zeros(3, gates.count).double()
+    shift[:, -1] = -1
+    with gates.open(), torch.no_grad():
+        gates.shift = shift
+        found = supernet(x.clone())
+    config = supernet.space.canonical({**supernet.space.largest(), supernet.blocks[0]: 0})
+    with supernet.subnet(config), torch.no_grad():
+        torch.testing.assert_close(found, supernet(x.clone()))

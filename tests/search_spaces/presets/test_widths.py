@@ -126,3 +126,9 @@ def test_steps_from_between_two_rungs_go_to_the_lower_one_and_the_end_has_none()
     assert steps_down(SPACE, {**SPACE.largest(), "stem": 4, "block": 0}, rungs) == []
     with pytest.raises(InvalidInput, match="knob 'stem' cannot be 5"):
         steps_down(SPACE, {**SPACE.largest(), "stem": 5}, rungs)
+
+
+def test_an_absurd_number_of_groups_is_refused_at_once() -> None:
+    space = SearchSpace((Knob("a", (4, 8, 16)),))
+    with pytest.raises(InvalidInput, match="equal groups"):
+        ladders(space, groups=10**15)
