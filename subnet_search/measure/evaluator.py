@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from subnet_search.record.objective import Goal
 from subnet_search.seeding import derive_seed, kept_generators, start_epoch
 from subnet_search.settings import LATENCY, OBJECTIVES, EvaluateSettings
 
+STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
 GOALS: dict[str, Goal] = {"top1_percent": "max", LATENCY: "min"}
 
 
@@ -94,6 +96,7 @@ class SupernetEvaluator:
                 bf16=self._bf16,
                 size=self._size,
             )
+        self._statistics: OrderedDict[str, Statistics] = OrderedDict()
         self._latency = latency if any(map(_is_timed, objectives)) else None
         if latency is None and any(map(_is_timed, objectives)):
             whole = cut_out(supernet, supernet.space.largest()).to(self._device)
@@ -140,9 +143,14 @@ class SupernetEvaluator:
     def statistics_of(self, config: SubnetConfig) -> Statistics:
         """The batch-norm statistics of a sub-net on the calibration images, in the supernet's own precision."""
         self._refuse_changed_weights()
-        with on_device(self._device, self._supernet):
-            found = recalibrate(self._supernet, config, self._passes.calibration)
-        return statistics_on(device_of(self._supernet), found)
+        config = self._supernet.space.canonical(config)
+        if config.key not in self._statistics:
+            with on_device(self._device, self._supernet):
+                found = recalibrate(self._supernet, config, self._passes.calibration)
+            self._statistics[config.key] = statistics_on(device_of(self._supernet), found)
+        if len(self._statistics) > STATISTICS_KEPT:
+            self._statistics.popitem(last=False)
+        return self._statistics[config.key]
 
     def _version(self) -> list[tuple[int, int]]:
         """Changes with every write to a weight; moving the supernet to another device does not count."""

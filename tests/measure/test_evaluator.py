@@ -79,6 +79,7 @@ def test_statistics_of_chosen_subnets_are_exact_whatever_the_precision_of_the_se
     alone = recalibrate(supernet, config, evaluator._passes.calibration)
     found = evaluator.statistics_of(config)
     assert all(torch.equal(tensor, found.values[name]) for name, tensor in alone.values.items())
+    assert evaluator.statistics_of(config) is found
 
 
 def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
