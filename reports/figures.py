@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from reports.canvas import FAINT, FRONT, INK, PAPER, RANDOM, SEARCHER, TUNED, UNIFORM, above, blank
-from reports.series import HypervolumeView, ParetoView, Point, RerankView, SliceView
+from reports.series import HypervolumeView, ParetoView, PathView, Point, RerankView, SliceView
 from reports.units import axis, text
 from reports.widths import LayerBar
 
@@ -102,6 +102,27 @@ def draw_slices(view: SliceView) -> Figure:
             axes.plot(view.width_percent, curve.top1_percent, label=name, **style)
         axes.set_xlabel("Width kept in every layer (%)")
         axes.set_ylabel("Top-1 accuracy, untuned (%)")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    return figure
+
+
+def draw_path(view: PathView) -> Figure:
+    """Top-1 against the share of multiply-adds along a path, as it was walked and as it was evaluated."""
+    tuned = [step for step in view.steps if step.tuned]
+    later = [(step.macs_percent, step.evaluated) for step in view.steps if step.evaluated is not None]
+    with blank(8.2, 4.2) as (figure, axes):
+        style: dict[str, Any] = {"linewidth": 1.4, "markersize": 4 if len(view.steps) <= 60 else 2.5}
+        walked = [(step.macs_percent, step.walked) for step in view.steps]
+        axes.plot(*zip(*walked, strict=True), color=SEARCHER, marker="o", label="as walked", **style)
+        if tuned:
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": TUNED, "s": 70, "linewidths": 1.5}
+            places = [step.macs_percent for step in tuned], [step.walked for step in tuned]
+            axes.scatter(*places, marker="D", label="weights tuned here", zorder=3, **ring)
+        if later:
+            name = "after joint training" if view.joined else "as evaluated"
+            axes.plot(*zip(*later, strict=True), color=FRONT, marker="s", label=name, **style)
+        axes.set_xlabel("Multiply-adds (% of the whole net's)")
+        axes.set_ylabel("Top-1 on search-validation (%)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return figure
 

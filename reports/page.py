@@ -48,6 +48,7 @@ def build_page(run: RunView, folder: str = ".") -> tuple[str, dict[str, bytes]]:
         fronts=sections.fronts(run, figures),
         growth=sections.growth(run, figures),
         slices=sections.slices(run, figures),
+        path=sections.path(run, figures),
         measured=[column.heading for column in chosen.columns(run)],
         chosen=[chosen.subnet(run, subnet, folder, figures) for subnet in run.chosen],
         chosen_caption=chosen.caption(run),

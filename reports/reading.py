@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.view import Chosen, RunView, Seen
 from search_spaces import (
@@ -24,7 +24,11 @@ from search_spaces import (
 from subnet_search.record.objective import Objective
 from subnet_search.record.run import Run, open_run
 
+if TYPE_CHECKING:
+    from subnet_search.searchers.path import PathElement
+
 RANKING = ("ranker", "curve")  # what is shown of ranking.json
+PATH, JOINED = "path.json", "joined.safetensors"  # of a progressive search; their own modules import torch
 
 
 def read_run(folder: str | Path) -> RunView:
@@ -40,7 +44,7 @@ def read_run(folder: str | Path) -> RunView:
         costs = costs_from_json(run.read_json("costs.json")) if run.has("costs.json") else None
         coverage = _json(run, "coverage.json")
         seen, failures, left_out = _evaluations(run, space, costs)
-        chosen = _chosen(run, space, costs, seen)
+        chosen, walked = _chosen(run, space, costs, seen), _json(run, PATH)
         return RunView(
             name=run.folder.resolve().name,
             settings_toml=toml,
@@ -52,6 +56,9 @@ def read_run(folder: str | Path) -> RunView:
             splits=_json(run, "splits.json"),
             plan=_json(run, "plan.json"),
             ranking={key: found for key, found in _json(run, "ranking.json").items() if key in RANKING},
+            path=_path(run, walked),
+            path_complete=bool(walked.get("complete")),
+            joined=run.has(JOINED),
             objectives=_objectives(front, settings, seen),
             seen=seen,
             failures=failures,
@@ -80,6 +87,17 @@ def _json(run: Run, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidInput(f"{name} of run {run.folder} must hold an object, got {type(content).__name__}")
     return content
+
+
+def _path(run: Run, walked: Mapping[str, Any]) -> tuple[PathElement, ...]:
+    if not walked:
+        return ()
+    from subnet_search.searchers.path import path_from_json  # Optuna comes with it
+
+    try:
+        return tuple(path_from_json(walked.get("elements")))
+    except InvalidInput as error:
+        raise InvalidInput(f"{PATH} of run {run.folder}: {error}") from None
 
 
 def _latency(run: Run) -> dict[str, float]:

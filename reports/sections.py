@@ -9,9 +9,18 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.canvas import inline_svg, render
-from reports.figures import draw_hypervolume, draw_pareto, draw_slices
-from reports.series import ParetoView, hypervolume_view, pareto_view, planes, slice_view
-from reports.units import NO_BREAK, Axis, points, price_unit, short, text, words
+from reports.figures import draw_hypervolume, draw_pareto, draw_path, draw_slices
+from reports.series import (
+    ParetoView,
+    PathStep,
+    PathView,
+    hypervolume_view,
+    pareto_view,
+    path_view,
+    planes,
+    slice_view,
+)
+from reports.units import NO_BREAK, Axis, count, points, price_unit, short, text, words
 from reports.view import BASELINES, RunView
 from search_spaces import COST_NAMES, InvalidInput
 from subnet_search.record.objective import Evaluation
@@ -118,6 +127,40 @@ def slices(run: RunView, figures: Figures) -> Section:
     }
 
 
+def path(run: RunView, figures: Figures) -> Section | None:
+    """The path of a progressive search, or why it cannot be shown; None where no path was walked."""
+    if not run.path:
+        return None
+    try:
+        view = path_view(run)
+    except InvalidInput as error:
+        return missing(f"No figure of the path: {error}.")
+    smallest = min(step.macs_percent for step in view.steps)
+    sentence = (
+        f"The path has {count(len(view.steps), 'nested sub-net')}{'' if view.complete else ' so far'}, the"
+    )
+    sentence += f" smallest with {smallest:.1f}{NO_BREAK}% of the whole net's MACs; finding it took"
+    sentence += f" {view.spent_images:,} image forwards."
+    later = any(step.evaluated is not None for step in view.steps)
+    headings = ["as walked", *(["after joint training" if view.joined else "as evaluated"] if later else [])]
+    description = f"Line chart of top-1 against multiply-adds. {sentence} The table below holds the numbers."
+    return drawn(draw_path(view), "path", description, figures) | {
+        "sentence": sentence,
+        "caption": _path_caption(view),
+        "headings": headings,
+        "rows": [
+            {
+                "knob": step.dropped,
+                "change": _change(run, step),
+                "tuned": step.tuned,
+                "macs": f"{step.macs_percent:.1f}{NO_BREAK}%",
+                "values": [*map(_percent, (step.walked, step.evaluated)[: len(headings)])],
+            }
+            for step in view.steps
+        ],
+    }
+
+
 def drawn(figure: Any, name: str, description: str, figures: Figures) -> Section:
     """The figure inside the page, and its PNG beside it."""
     figures[f"{name}.png"] = render(figure)
@@ -128,6 +171,26 @@ def drawn(figure: Any, name: str, description: str, figures: Figures) -> Section
 def missing(sentence: str) -> Section:
     """A section without its figure, and why."""
     return {"drawn": "", "missing": sentence}
+
+
+def _path_caption(view: PathView) -> str:
+    images = f"{view.images:,} images" if view.images else "those images"
+    told = f"As walked: top-1 on {images} of search-validation that the walk looked at, with the weights"
+    told += " before joint training."
+    if any(step.tuned for step in view.steps):
+        told += " At a diamond the weights were tuned; the sub-nets after it have them."
+    if later := sum(step.evaluated is not None for step in view.steps):
+        told += f" {'After joint training' if view.joined else 'As evaluated'}: {later} of {len(view.steps)}"
+        told += " sub-nets, evaluated by the search on all of search-validation."
+    return told
+
+
+def _change(run: RunView, step: PathStep) -> str:
+    """What the drop did to its knob."""
+    if step.kept is None or run.space is None:
+        return "whole net"
+    depths = {knob.name for knob in run.space.knobs if knob.kind == "depth"}
+    return "block skipped" if step.dropped in depths else "{} → {}".format(*step.kept)
 
 
 def _front_caption(run: RunView, view: ParetoView) -> str:

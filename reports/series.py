@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -106,6 +107,27 @@ class SliceView(NamedTuple):
     curves: tuple[Slices, ...]
     taken: str
     images: int
+
+
+class PathStep(NamedTuple):
+    """One sub-net of a path."""
+
+    dropped: str  # a knob; "" for the whole net
+    kept: tuple[int, int] | None  # the values of that knob in the sub-net before and in this one
+    macs_percent: float  # of the whole net's
+    walked: float  # top-1 when it was found
+    evaluated: float | None  # top-1 of the search's evaluation
+    tuned: bool
+
+
+class PathView(NamedTuple):
+    """A path of nested sub-nets as it was walked, the whole net first, and as the search evaluated it."""
+
+    steps: tuple[PathStep, ...]
+    complete: bool
+    joined: bool  # whether the sub-nets were trained jointly before they were evaluated
+    spent_images: int
+    images: int | None  # of search-validation that the walk looked at, where that is known
 
 
 class HypervolumeView(NamedTuple):
@@ -221,6 +243,45 @@ def slice_view(run: RunView) -> SliceView:
         curves=tuple(sorted(found, key=lambda one: (one.ranker in BASELINES, -one.mean))),
         taken=run.ranking["ranker"],
         images=curve["images"],
+    )
+
+
+def path_view(run: RunView) -> PathView:
+    """The path of a progressive search.
+
+    Raises:
+        InvalidInput: there is no path, or no costs of its sub-nets, or it is one of another space.
+    """
+    if not run.path:
+        raise InvalidInput(f"run {run.name!r} has walked no path")
+    if run.space is None or run.costs is None:
+        raise InvalidInput(f"run {run.name!r} has a path, but not the space and the costs of its sub-nets")
+    configs = [element.config for element in run.path]
+    whole, *macs = run.costs.macs(run.space.encode([run.space.largest(), *configs])).tolist()
+    if strange := {element.dropped for element in run.path[1:]} - set(run.space.names):
+        raise InvalidInput(
+            f"the path of run {run.name!r} drops {sorted(strange)}, which its space does not have"
+        )
+    kept = [(a.config[b.dropped], b.config[b.dropped]) for a, b in itertools.pairwise(run.path)]
+    later = {seen.key: seen.values.get("top1_percent") for seen in run.seen}
+    given, there = run.setting("progressive", "final_images"), run.splits.get("images", {}).get("search_val")
+    steps = (
+        PathStep(
+            element.dropped,
+            change,
+            100 * cost / whole,
+            element.score.top1_percent,
+            later.get(element.config.key),
+            element.tuned,
+        )
+        for element, change, cost in zip(run.path, (None, *kept), macs, strict=True)
+    )
+    return PathView(
+        steps=tuple(steps),
+        complete=run.path_complete,
+        joined=run.joined,
+        spent_images=run.path[-1].images,
+        images=min(given, there) if given and there else None,
     )
 
 

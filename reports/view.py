@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import COST_NAMES, CostTable, InvalidInput, SearchSpace, SubnetConfig
 from subnet_search.record.objective import Evaluation, Goal, Objective
 from subnet_search.record.pareto import ParetoFront
+
+if TYPE_CHECKING:
+    from subnet_search.searchers.path import PathElement
 
 BASELINES = ("uniform", "random")  # the controls every search evaluates first
 
@@ -66,6 +69,9 @@ class RunView:
     ranking: Mapping[str, Any] = field(
         default_factory=dict
     )  # the ranker, and its slice curve if there is one
+    path: tuple[PathElement, ...] = ()  # of a progressive search, as far as it was walked
+    path_complete: bool = True
+    joined: bool = False  # whether the path's sub-nets were trained jointly before they were evaluated
     objectives: tuple[Objective, ...] = ()
     seen: tuple[Seen, ...] = ()
     failures: tuple[str, ...] = ()  # reasons

@@ -11,7 +11,8 @@ import numpy as np
 
 from search_spaces import CostTable, Knob, SearchSpace, SubnetConfig
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
-from subnet_search.record.run import Run, create_run
+from subnet_search.record.run import Run, create_run, open_run
+from subnet_search.searchers.path import PathElement, Score, path_to_json
 
 SETTINGS = """\
 name = "synthetic"
@@ -54,6 +55,7 @@ OBJECTIVES = [
 ]
 RANKED = {"noise": (31.0, 62.5, 88.0), "taylor": (35.5, 70.0, 88.5), "random": (12.0, 40.0, 75.0)}
 MEASURED = [{"name": "latency_ms", "goal": "min"}, {"name": "recall_percent", "goal": "max"}]
+DROPS = ("layer3.0.conv1", "layer1.1", "layer3.0.conv1", "layer2.1.conv1")  # of a path, one after the other
 STREAMS = {"conv1": 16, "layer2.0.conv2": 32, "layer3.0.conv2": 64}
 
 
@@ -154,6 +156,30 @@ def write_run(
             run.write_json("metrics.json", {"test": top1 | _beside(picks[0][1], 91.83, latency_ms=1.5)})
         run.event("end", stage="export", seconds=1.5)
     return folder
+
+
+def write_path(folder: Path, evaluated: int = 3, complete: bool = True) -> list[PathElement]:
+    """Gives a run a path of five sub-nets, the third one tuned, and evaluates so many after joint training."""
+    space, table, _ = resnet20()
+    config, path = space.largest(), []
+    for place, dropped in enumerate(("", *DROPS)):
+        if dropped:
+            choices = next(knob.choices for knob in space.knobs if knob.name == dropped)
+            config = space.canonical({**config, dropped: choices[choices.index(config[dropped]) - 1]})
+        score = Score(0.5, round(0.9 * accuracy(space, config), 2))
+        path.append(PathElement(config, score, dropped, 1000 * (place + 1), tuned=place == 2))
+    with open_run(folder) as run:
+        run.write_json(
+            "path.json", {"context": "0" * 16, "complete": complete, "elements": path_to_json(path)}
+        )
+        if evaluated:
+            run.write("joined.safetensors", b"weights")
+        for element in path[:evaluated]:
+            x = space.encode([element.config])
+            values = {"top1_percent": accuracy(space, element.config)}
+            values |= {"macs": int(table.macs(x)[0]), "params": int(table.params(x)[0])}
+            record(run, run.journal.next_n, element.config, "progressive", values)
+    return path
 
 
 Seen = list[tuple[SubnetConfig, dict[str, float]]]

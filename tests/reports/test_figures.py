@@ -8,8 +8,9 @@ import pytest
 
 from reports import plot_front
 from reports.canvas import VARIABLES, inline_svg, render
-from reports.figures import draw_hypervolume, draw_pareto, draw_slices, draw_widths
-from reports.series import hypervolume_view, pareto_view, slice_view
+from reports.figures import draw_hypervolume, draw_pareto, draw_path, draw_slices, draw_widths
+from reports.reading import read_run
+from reports.series import hypervolume_view, pareto_view, path_view, slice_view
 from reports.view import RunView
 from reports.widths import LayerBar, width_map
 from search_spaces import InvalidInput, SubnetSearchError
@@ -59,6 +60,18 @@ def test_the_slice_curves_name_each_ranking_and_the_one_taken(view: RunView) -> 
     texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
     assert {"taylor (taken)", "noise", "random", "Width kept in every layer (%)"} <= texts
     assert set(re.findall(r"#[0-9a-fA-F]{6}\b", drawn)) == set()
+
+
+def test_the_path_names_what_is_before_and_after_joint_training(walked: Path) -> None:
+    shown = path_view(read_run(walked))
+    drawn = inline_svg(draw_path(shown), "path")
+    texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
+    assert {"as walked", "weights tuned here", "after joint training"} <= texts
+    assert {"Multiply-adds (% of the whole net&apos;s)", "Multiply-adds (% of the whole net's)"} & texts
+    assert set(re.findall(r"#[0-9a-fA-F]{6}\b", drawn)) == set()
+    begun = shown._replace(steps=tuple(s._replace(tuned=False, evaluated=None) for s in shown.steps[:1]))
+    texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", inline_svg(draw_path(begun), "path")))
+    assert texts.isdisjoint({"weights tuned here", "after joint training", "as evaluated"})
 
 
 def test_an_inline_figure_refers_only_to_itself(pareto_svg: str) -> None:

@@ -17,11 +17,11 @@ from reports import read_run, write_report
 from reports.account import facts, notes, summary
 from reports.chosen import columns, rebuild_command, reranking, subnet
 from reports.page import build_page
-from reports.series import pareto_view
+from reports.series import pareto_view, path_view
 from reports.units import text
 from search_spaces import SubnetSearchError
 from subnet_search.record.run import create_run, open_run
-from tests.reports.synthetic import SETTINGS, write_run
+from tests.reports.synthetic import SETTINGS, write_path, write_run
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>--></svg></pre>{{ 7 * 7 }}"
 
@@ -189,6 +189,57 @@ def test_a_run_ranked_without_a_comparison_says_so(tmp_path: Path) -> None:
     told = Page(write_report(folder).read_text("utf-8")).words
     assert "No slice curves: run 'run' was ranked by taylor alone, without a comparison." in told
     assert not (folder / "figures" / "slices.png").exists()
+
+
+def test_a_path_is_told_and_drawn(walked: Path, tmp_path: Path) -> None:
+    content = write_report(walked, tmp_path / "report.html").read_text("utf-8")
+    page = Page(content)
+    assert "#path" in page.links
+    assert "path" in page.ids
+    assert len(page.ids) == len(set(page.ids))
+    assert (tmp_path / "figures" / "path.png").is_file()
+    steps = path_view(read_run(walked)).steps
+    assert (
+        f"The path has 5 nested sub-nets, the smallest with {steps[-1].macs_percent:.1f} % of" in page.words
+    )
+    assert "finding it took 5,000 image forwards." in page.words
+    assert "At a diamond the weights were tuned" in page.words
+    assert "After joint training: 3 of 5 sub-nets, evaluated by the search" in page.words
+    table = content[content.index('id="path"') : content.index('id="elastic"')]
+    assert "<code>layer3.0.conv1</code></td><td>56 → 48<" in table
+    assert "<code>layer1.1</code></td><td>block skipped, tuned<" in table
+    assert table.count("<tr><td") == 5
+
+
+def test_a_path_under_way_says_so_and_tells_no_joint_training(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=0)
+    write_path(folder, evaluated=0, complete=False)
+    words = Page(write_report(folder).read_text("utf-8")).words
+    assert "The path has 5 nested sub-nets so far" in words
+    assert "fter joint training" not in words
+
+
+def test_evaluations_of_a_path_that_was_not_trained_jointly_are_not_said_to_be(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=8, chosen=0)
+    write_path(folder)
+    (folder / "joined.safetensors").unlink()
+    words = Page(write_report(folder).read_text("utf-8")).words
+    assert "As evaluated: 3 of 5" in words
+    assert "fter joint training" not in words
+
+
+def test_a_path_without_costs_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=0)
+    write_path(folder, evaluated=0)
+    (folder / "costs.json").unlink()
+    words = Page(write_report(folder).read_text("utf-8")).words
+    assert "No figure of the path: run 'run' has a path, but not the space and the costs" in words
+    assert not (folder / "figures" / "path.png").exists()
+
+
+def test_a_run_without_a_path_has_no_such_section(page: Page) -> None:
+    assert "path" not in page.ids
+    assert "#path" not in page.links
 
 
 def test_the_ranking_that_was_best_is_named_among_the_methods(finished: Path) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from reports.reading import read_run
-from reports.series import hypervolume_view, pareto_view, planes, rerank_view, slice_view
+from reports.series import hypervolume_view, pareto_view, path_view, planes, rerank_view, slice_view
 from reports.view import RunView, Seen
 from reports.widths import forward_order, width_map
 from search_spaces import InvalidInput, SubnetConfig
 from subnet_search.record.objective import Objective
-from tests.reports.synthetic import resnet20
+from tests.reports.synthetic import DROPS, accuracy, resnet20
 
 
 def run_of(values: list[tuple[int, int]], searchers: list[str], **changes: object) -> RunView:
@@ -254,3 +254,46 @@ def test_what_was_not_compared_has_no_slice_curves(view: RunView) -> None:
         slice_view(replace(view, ranking={"ranker": "l1"}))
     with pytest.raises(InvalidInput, match="no ranking yet"):
         slice_view(replace(view, ranking={}))
+
+
+def test_a_path_has_its_drops_shares_and_both_accuracies(walked: Path) -> None:
+    run = read_run(walked)
+    shown = path_view(run)
+    assert [step.dropped for step in shown.steps] == ["", *DROPS]
+    assert [step.kept for step in shown.steps] == [None, (64, 56), (1, 0), (56, 48), (32, 28)]
+    space, costs, _ = resnet20()
+    macs = [int(costs.macs(space.encode([element.config]))[0]) for element in run.path]
+    assert [s.macs_percent for s in shown.steps] == pytest.approx([100 * one / macs[0] for one in macs])
+    assert [s.walked for s in shown.steps] == [
+        pytest.approx(0.9 * accuracy(space, element.config), abs=0.01) for element in run.path
+    ]
+    after = [accuracy(space, element.config) for element in run.path[:3]]
+    assert [s.evaluated for s in shown.steps] == [*after, None, None]
+    assert [s.tuned for s in shown.steps] == [False, False, True, False, False]
+    assert (shown.complete, shown.joined, shown.spent_images, shown.images) == (True, True, 5000, None)
+
+
+def test_who_evaluated_a_subnet_of_the_path_makes_no_difference(walked: Path) -> None:
+    run = read_run(walked)
+    others = tuple(replace(seen, searcher="nsga2") for seen in run.seen)
+    assert path_view(replace(run, seen=others)) == path_view(run)
+
+
+@pytest.mark.parametrize(("given", "known"), [(600, 359), (100, 100)])
+def test_a_walk_looks_at_no_more_images_than_there_are(walked: Path, given: int, known: int) -> None:
+    run = read_run(walked)
+    settings = {**run.settings, "progressive": {"final_images": given}}
+    assert path_view(replace(run, settings=settings)).images == known
+
+
+def test_a_path_that_cannot_be_shown_is_refused(view: RunView, walked: Path) -> None:
+    run = read_run(walked)
+    with pytest.raises(InvalidInput, match="run 'finished' has walked no path"):
+        path_view(view)
+    with pytest.raises(InvalidInput, match="not the space and the costs"):
+        path_view(replace(run, costs=None))
+    strange = replace(run.path[0], config=SubnetConfig({"other": 1}))
+    with pytest.raises(InvalidInput, match="other"):
+        path_view(replace(run, path=(*run.path, strange)))
+    with pytest.raises(InvalidInput, match=r"drops \['other'\], which its space does not have"):
+        path_view(replace(run, path=(run.path[0], replace(run.path[1], dropped="other"))))

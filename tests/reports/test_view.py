@@ -9,7 +9,7 @@ from reports import read_run
 from reports.view import RunView
 from search_spaces import InvalidInput
 from subnet_search.record.run import create_run, open_run
-from tests.reports.synthetic import SETTINGS, record, resnet20, write_run
+from tests.reports.synthetic import SETTINGS, record, resnet20, write_path, write_run
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -113,6 +113,30 @@ def test_a_changed_file_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=20, chosen=0)
     (folder / "front.json").write_text("{}")
     with pytest.raises(InvalidInput, match=r"corrupt: .*front\.json"):
+        read_run(folder)
+
+
+def test_a_path_is_read_as_it_was_written(tmp_path: Path, view: RunView) -> None:
+    folder = write_run(tmp_path / "run", evaluations=1, chosen=0)
+    path = write_path(folder, evaluated=0, complete=False)
+    run = read_run(folder)
+    assert (list(run.path), run.path_complete, run.joined) == (path, False, False)
+    assert (view.path, view.joined) == ((), False)
+
+
+@pytest.mark.parametrize("content", [{"complete": True}, {"elements": [{"config": {}}]}, {"elements": 3}])
+def test_a_path_that_is_none_is_refused_by_name(tmp_path: Path, content: dict[str, object]) -> None:
+    with create_run(tmp_path / "run", SETTINGS) as run:
+        run.write_json("path.json", content)
+    with pytest.raises(InvalidInput, match=r"path\.json of run .*: a path must be a list"):
+        read_run(tmp_path / "run")
+
+
+def test_a_damaged_path_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=1, chosen=0)
+    write_path(folder)
+    (folder / "path.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=r"corrupt: .*path\.json"):
         read_run(folder)
 
 
