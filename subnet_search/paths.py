@@ -64,8 +64,8 @@ def find_path(
 
     Source:
         Yang, He, Cao, Fan, "A Progressive Sub-Network Searching Framework for Dynamic Inference", 2020,
-        arXiv:2009.05681; see `walk_down`. Unlike in the authors' code the ranked weights live on, and what is tuned
-        are the training images, never validation images.
+        arXiv:2009.05681; see `walk_down`. Unlike in the authors' code the ranked weights live on, and tuning reads
+        training images, never those that score.
 
     Raises:
         InvalidInput: groups, floors or thresholds that make no sense, or a path.json of other weights or settings.

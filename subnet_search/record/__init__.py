@@ -3,7 +3,7 @@
 from .dominance import non_dominated
 from .hypervolume import hypervolume
 from .journal import Journal
-from .objective import Evaluation, Objective, check_objectives
+from .objective import Evaluation, Objective, check_objectives, check_values
 from .pareto import ParetoFront, losses_of, worst_values
 from .reranking import agreement, rerank
 from .run import Run, create_run, open_run
@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "agreement",
     "check_objectives",
+    "check_values",
     "create_run",
     "hypervolume",
     "knee",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -118,3 +118,10 @@ def _numbers(values: Any, what: str) -> tuple[float, ...]:
         return tuple(float(value) for value in values)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{what} of an evaluation must be a tuple of numbers, got {values!r}") from error
+
+
+def check_values(objectives: Sequence[Objective], evaluation: Evaluation) -> None:
+    """Raises `InvalidInput` unless a successful evaluation has one value for each objective."""
+    if evaluation.ok and len(evaluation.values) != len(objectives):
+        names = [objective.name for objective in objectives]
+        raise InvalidInput(f"an evaluation needs one value for each of {names}, got {evaluation.values}")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
-from subnet_search.record import Evaluation, Objective, check_objectives
+from search_spaces import CostTable, SearchSpace, SubnetConfig
+from subnet_search.record import Evaluation, Objective, check_objectives, check_values
 
 from .feasible import Feasible, SpaceExhausted
 
@@ -54,9 +54,7 @@ class UniformSearcher(Listed):
     def tell(self, evaluation: Evaluation) -> None:
         """Learns nothing, but refuses what does not fit."""
         self._space.check(evaluation.config)
-        if evaluation.ok and len(evaluation.values) != len(self._objectives):
-            names = [objective.name for objective in self._objectives]
-            raise InvalidInput(f"an evaluation needs one value for each of {names}, got {evaluation.values}")
+        check_values(self._objectives, evaluation)
 
 
 def spread_out(configs: Sequence[SubnetConfig]) -> list[SubnetConfig]:

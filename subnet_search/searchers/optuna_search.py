@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler
 
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
-from subnet_search.record import Evaluation, Objective, check_objectives
+from subnet_search.record import Evaluation, Objective, check_objectives, check_values
 
 from .feasible import Feasible, SpaceExhausted
 
@@ -128,9 +128,7 @@ class OptunaSearcher:
             InvalidInput: for a config of another space or another number of values.
         """
         config = self._space.canonical(evaluation.config)
-        if evaluation.ok and len(evaluation.values) != len(self._objectives):
-            names = [objective.name for objective in self._objectives]
-            raise InvalidInput(f"an evaluation needs one value for each of {names}, got {evaluation.values}")
+        check_values(self._objectives, evaluation)
         if config.key in self._known:
             return
         if config.key not in self._waiting:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, SubnetSearchError
+from search_spaces import CostTable, SearchSpace, SubnetConfig, SubnetSearchError
 from search_spaces.presets import ladders, steps_down
-from subnet_search.record import Evaluation, Objective, check_objectives
+from subnet_search.record import Evaluation, Objective, check_objectives, check_values
 
 from .feasible import Feasible, SpaceExhausted
 from .progressive import rate
@@ -90,9 +90,7 @@ class ProgressiveSearcher:
             InvalidInput: for a config of another space or another number of values.
         """
         config = self._space.canonical(evaluation.config)
-        if evaluation.ok and len(evaluation.values) != len(self._objectives):
-            names = [objective.name for objective in self._objectives]
-            raise InvalidInput(f"an evaluation needs one value for each of {names}, got {evaluation.values}")
+        check_values(self._objectives, evaluation)
         self._known.setdefault(config.key, evaluation)
 
     def _badness(self, drop: SubnetConfig) -> float:
