@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench
+.PHONY: quickstart test check bench zoo
 
 quickstart: $(VENV)/.installed
 	$(BIN)/subnet-search quickstart
@@ -19,6 +19,10 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+
+# All networks of torchvision and one of each family of timm; SHARD=1/4 does a quarter, what is known is not done again.
+zoo: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.evidence.zoo $(if $(SHARD),--shard $(SHARD))
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

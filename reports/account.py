@@ -85,6 +85,8 @@ def coverage(run: RunView) -> dict[str, Any] | None:
         return None
     groups, blocks = table.get("groups", ()), table.get("blocks", ())
     told = f"{count(len(groups), 'width knob')} and {count(len(blocks), 'skippable block')}"
+    if "freedoms" in table:
+        told += f" ({', '.join(table['freedoms'])})"
     if run.space:
         told += f" span {magnitude(run.space.size)} different sub-nets"
     if "reachable_macs_share" in table:
@@ -92,6 +94,8 @@ def coverage(run: RunView) -> dict[str, Any] | None:
         told += f"; {share:.1f} % of the full net's MACs lie in layers that can shrink or be skipped"
     if "smallest" in table and "largest" in table:
         told += f". They reach from {_size(table['smallest'])} to {_size(table['largest'])}"
+    if table.get("form") == "graph":
+        told += f". Sub-nets run the graph of the network's operations; {table['training']}"
     reasons: dict[str, list[str]] = defaultdict(list)
     for entry in table.get("fixed", ()):
         reasons[entry["reason"]].append(entry["path"])

@@ -142,7 +142,7 @@ def inspect(
     ] = "3x224x224",
     as_json: Annotated[bool, typer.Option("--json", help="Print coverage.json instead of a table.")] = False,
 ) -> None:
-    """Show what is elastic in a model, what is not and why, and the smallest and largest cost."""
+    """Show what is elastic in a model, what is not and why, the smallest and largest cost, and which form runs."""
     if not re.fullmatch(r"\d+(x\d+)*", input_shape):
         raise InvalidInput(f"--input must look like 3x224x224, got {input_shape!r}")
     from subnet_search.pipeline import inspect_model

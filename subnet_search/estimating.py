@@ -21,9 +21,12 @@ from search_spaces import SubnetConfig
 from search_spaces.costs import COST_NAMES
 from search_spaces.files import config_to_json
 from subnet_search.data import Batch
+from subnet_search.elastic import Supernet
 from subnet_search.fronts import search_front
 from subnet_search.measure.scoring import SharedScorer
-from subnet_search.paths import TUNE_ROUND, foresee_path, store_path
+from subnet_search.path_files import store_path
+from subnet_search.path_tuning import TUNE_ROUND
+from subnet_search.paths import foresee_path
 from subnet_search.planning import Rate, num_chosen
 from subnet_search.progress import silenced
 from subnet_search.recipe import Recipe, recipe_to_toml, walks_a_path
@@ -204,7 +207,10 @@ class _Road:
         supernet = self.bench.trained_supernet()
         foreseen = foresee_path(self.bench.space, self.bench.costs, asked)
         besides_s = clock_s() - start_s
-        besides_s += len(foreseen.path) * _timed(lambda: store_path(self.run, supernet, asked, foreseen.path))
+        predict = self.bench.prediction(supernet)
+        besides_s += len(foreseen.path) * _timed(
+            lambda: store_path(self.run, supernet, asked, foreseen.path, predict)
+        )
         num_val = _count(splits.search_val, 0) or sum(1 for _ in splits.search_val)
         ends = [[element.config for element in pair] for pair in (foreseen.path[:2], foreseen.path[-2:])]
         read_s = 0.0
@@ -238,7 +244,12 @@ class _Road:
         if asked.threshold is not None or asked.relative_threshold is not None:  # say, at every other sub-net
             step_s = training.unit_s / length_of(splits.train) / (self.recipe.train.num_random + 2)
             seconds += len(foreseen.path) / 2 * (TUNE_ROUND * step_s + final_s)
-        return besides_s + read_s + seconds
+        return besides_s + read_s + seconds + foreseen.final_looks * self._clock_s(supernet, ends[0][1])
+
+    def _clock_s(self, supernet: Supernet, config: SubnetConfig) -> float:
+        """Timing one sub-net of a path, where its criterion asks for that."""
+        latency = self.bench.path_latency(supernet)
+        return 0.0 if latency is None else _timed(lambda: latency(config))
 
     def _most_evaluations(self) -> int | None:
         """How many sub-nets a search can look at that only knows so many; None where it can go on and on."""

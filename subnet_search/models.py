@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ def load_model(name: str, weights: str | None = None, options: Mapping[str, Any]
     """Builds a network, with the weights named.
 
     Args:
-        name: "torchvision:NAME", or "package.module:factory" for any callable that returns a module.
-        weights: a .safetensors or .npz file; for torchvision also the name of published weights ("DEFAULT",
-            "IMAGENET1K_V1", ...), which are downloaded. None leaves the initialisation as it is.
+        name: "torchvision:NAME", "timm:NAME" (needs timm), or "package.module:factory" for any callable that
+            returns a module.
+        weights: a .safetensors or .npz file; for torchvision and timm also the name of published weights
+            ("DEFAULT"; torchvision's "IMAGENET1K_V1", timm's tags such as "a1_in1k"), which are downloaded. None
+            leaves the initialisation as it is.
         options: keyword arguments of the factory.
 
     Raises:
@@ -34,13 +37,15 @@ def load_model(name: str, weights: str | None = None, options: Mapping[str, Any]
     source, separator, entry = name.partition(":")
     if not separator or not source or not entry:
         raise InvalidInput(
-            f"a model is named 'torchvision:NAME' or 'package.module:factory', got {name!r}; "
+            f"a model is named 'torchvision:NAME', 'timm:NAME' or 'package.module:factory', got {name!r}; "
             "for example 'torchvision:resnet18' or 'subnet_search.small_models:resnet20'"
         )
     from_file = weights is not None and weights.endswith(WEIGHT_FILES)
     options = dict(options or {})
     if source == "torchvision":
         model = _torchvision_model(entry, None if from_file else weights, options)
+    elif source == "timm":
+        model = _timm_model(entry, None if from_file else weights, options)
     else:
         if weights is not None and not from_file:
             raise InvalidInput(
@@ -108,3 +113,31 @@ def _torchvision_model(name: str, weights: str | None, options: dict[str, Any]) 
             "without a network, give weights as a local .safetensors file"
         ) from error
     return model
+
+
+def _timm_model(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
+    timm = _timm()
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        hint = nearest_names(name, known) or "; timm.list_models() lists them"
+        raise InvalidInput(f"timm has no model {name!r}{hint}")
+    tagged = name if weights in (None, "DEFAULT") else f"{name}.{weights}"
+    try:
+        model: nn.Module = timm.create_model(tagged, pretrained=weights is not None, **options)
+    except Exception as error:  # unknown weights, no network, wrong options
+        raise InvalidInput(
+            f"timm:{name} with weights={weights!r} and options {options} cannot be built: {error}; "
+            "without a network, give weights as a local .safetensors file"
+        ) from error
+    return model
+
+
+def _timm() -> ModuleType:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # operators that do not match torch raise RuntimeError
+        raise InvalidInput(
+            f"timm cannot be imported: {error}. Install it: pip install 'subnet-search[timm]'"
+        ) from error
+    module: ModuleType = timm
+    return module

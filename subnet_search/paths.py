@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import safetensors.torch
 from tqdm import tqdm
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
+from search_spaces import CostTable, SearchSpace, SubnetConfig
 from search_spaces.presets import ladders
-from subnet_search.batches import Steps
-from subnet_search.data import Batch, Splits
-from subnet_search.elastic.states import copy_state
+from subnet_search.data import Splits
 from subnet_search.elastic.supernet import Supernet
+from subnet_search.measure import SubnetLatency
 from subnet_search.measure.scoring import SharedScorer
+from subnet_search.measure.subnet_latency import BETWEEN_NEIGHBOURS
+from subnet_search.path_files import KeptPath, is_walked
+from subnet_search.path_tuning import tune_element
 from subnet_search.progress import progress
 from subnet_search.record import Run
-from subnet_search.searchers.path import PathElement, Score, path_from_json, path_to_json
+from subnet_search.searchers.path import PathElement, Score
 from subnet_search.searchers.progressive import walk_down
-from subnet_search.seeding import derive_seed
-from subnet_search.settings import ProgressiveSettings, TrainSettings
-from subnet_search.training import train
-from subnet_search.training.losses import cross_entropy
+from subnet_search.settings import ProgressiveSettings
 
-PATH = "path.json"
-TUNE_ROUND = 25  # steps between two looks at whether the accuracy is back
 BAR_AFTER_S = 2.0
 
 
 def progressive_search(
-    supernet: Supernet, splits: Splits, settings: ProgressiveSettings | None = None, run: Run | None = None
+    supernet: Supernet,
+    splits: Splits,
+    settings: ProgressiveSettings | None = None,
+    run: Run | None = None,
+    *,
+    latency: Callable[[SubnetConfig], float] | None = None,
 ) -> list[SubnetConfig]:
     """The configs of `find_path`: nested sub-nets, the largest first."""
-    return [element.config for element in find_path(supernet, splits, settings, run)]
+    return [element.config for element in find_path(supernet, splits, settings, run, latency=latency)]
 
 
 def find_path(
@@ -48,6 +45,7 @@ def find_path(
     run: Run | None = None,
     *,
     predict: Callable[[SubnetConfig], float] | None = None,
+    latency: Callable[[SubnetConfig], float] | None = None,
 ) -> list[PathElement]:
     """Walks from the whole net down: in each step the drop that hurts least is kept.
 
@@ -61,6 +59,8 @@ def find_path(
         settings: which drops there are, how they are scored, and when weights are tuned.
         run: where the path is kept after each step (`path.json`), and from where a second call goes on.
         predict: see `walk_down`.
+        latency: see `walk_down`; for the criterion "loss_per_ms", where by default sub-nets are timed beside the
+            largest one on the settings' device, one image a call.
 
     Source:
         Yang, He, Cao, Fan, "A Progressive Sub-Network Searching Framework for Dynamic Inference", 2020,
@@ -68,15 +68,20 @@ def find_path(
         training images, never those that score.
 
     Raises:
-        InvalidInput: groups, floors or thresholds that make no sense, or a path.json of other weights or settings.
+        InvalidInput: groups, floors or thresholds that make no sense, or a path.json of other weights, settings,
+            predictions, or latencies of another machine.
         SubnetSearchError: a sub-net's answers are not finite.
     """
     settings = settings or ProgressiveSettings()
     rungs = ladders(supernet.space, settings.groups, settings.step, settings.floor)
-    kept = None if run is None else _Kept(run, supernet, settings)
+    kept = None if run is None else KeptPath(run, supernet, settings, predict)
     begun = [] if kept is None else kept.load()
     if run is not None and begun and is_walked(run):
         return begun
+    if latency is None and settings.criterion == "loss_per_ms":
+        latency = _timed_here(supernet, settings, kept)
+    if kept is not None:
+        kept.go_on_with(getattr(latency, "timing", None), begun)
     scorer = SharedScorer(supernet, splits, settings)
     threshold, relative = settings.threshold, settings.relative_threshold
     tunes = threshold is not None or relative is not None
@@ -91,7 +96,7 @@ def find_path(
 
     def tune(element: PathElement) -> Score | None:
         least = threshold if threshold is not None else (relative or 0.0) * path[0].score.top1_percent
-        tuned = _tune(supernet, splits, settings, scorer, element, len(path), least)
+        tuned = tune_element(supernet, splits, settings, scorer, element, len(path), least)
         if kept is not None:
             kept.save_weights(len(path))
         return tuned
@@ -105,6 +110,7 @@ def find_path(
             scorer,
             **_options(settings),
             predict=predict,
+            latency=latency,
             tune=tune if tunes else None,
             threshold=threshold,
             relative_threshold=relative,
@@ -116,42 +122,8 @@ def find_path(
     return path
 
 
-def is_walked(run: Run) -> bool:
-    """Whether a path was walked to its end, and the weights that it was last tuned to are there."""
-    if not run.has(PATH):
-        return False
-    complete, tuned = run.read_json(PATH).get("complete"), _last_tuned(read_path(run))
-    return bool(complete) and (tuned is None or run.has(_weights(tuned)))
-
-
-def read_path(run: Run) -> list[PathElement]:
-    """The path that the run has so far."""
-    return path_from_json(run.read_json(PATH)["elements"])
-
-
-def load_path(run: Run, supernet: Supernet, settings: ProgressiveSettings) -> list[PathElement]:
-    """The path that `find_path` left in the run; the supernet gets the weights that go with it.
-
-    Args:
-        run: where it was walked.
-        supernet: with the weights it was begun with.
-        settings: those of the walk.
-
-    Raises:
-        InvalidInput: it was begun with other weights or settings, or is damaged.
-    """
-    return _Kept(run, supernet, settings).load()
-
-
-def store_path(
-    run: Run, supernet: Supernet, settings: ProgressiveSettings, path: Sequence[PathElement]
-) -> None:
-    """Writes path.json as the walk that comes to this path would."""
-    _Kept(run, supernet, settings).save(path, complete=True)
-
-
 class Foreseen(NamedTuple):
-    """The path a walk might take, and how many looks at sub-nets it would take."""
+    """The path a walk might take, and how many looks at sub-nets it would take; what is timed has a final look."""
 
     path: list[PathElement]
     first_looks: int
@@ -175,7 +147,11 @@ def foresee_path(space: SearchSpace, costs: CostTable, settings: ProgressiveSett
             lost = sum((1 - config[knob.name] / knob.largest) ** 2 for knob in space.knobs)
             return Score(lost, 100 * math.exp(-lost))
 
-    path = walk_down(space, costs, rungs, Guess(), **_options(settings))
+    def guess_ms(config: SubnetConfig) -> float:
+        return 1.0 + float(costs.macs(space.encode([config]))[0])
+
+    latency = guess_ms if settings.criterion == "loss_per_ms" else None
+    path = walk_down(space, costs, rungs, Guess(), **_options(settings), latency=latency)
     return Foreseen(path, looks[False], looks[True])
 
 
@@ -186,6 +162,17 @@ def _options(settings: ProgressiveSettings) -> dict[str, Any]:
         "screen": settings.screen or None,
         "finalists": settings.finalists,
     }
+
+
+def _timed_here(supernet: Supernet, settings: ProgressiveSettings, kept: KeptPath | None) -> SubnetLatency:
+    """Sub-nets beside the largest one on the settings' device, in the milliseconds that the path was begun with."""
+    return SubnetLatency(
+        supernet,
+        device=settings.device,
+        seed=settings.seed,
+        protocol=BETWEEN_NEIGHBOURS,
+        timing=None if kept is None else kept.timing,
+    )
 
 
 class _Bar:
@@ -211,110 +198,3 @@ class _Bar:
         whole, last = self._supernet.costs.macs(space.encode([space.largest(), path[-1].config])).tolist()
         self._bar.set_postfix_str(f"{len(path)} subnets, {path[-1].score.top1_percent:.1f} %", refresh=False)
         self._bar.update(math.floor(100 * (1 - last / whole)) - self._bar.n)
-
-
-@dataclass
-class _OnlyStep:
-    """Trains one sub-net of the supernet on the labels; weights that it does not use stay as they are."""
-
-    config: SubnetConfig
-    images: int = 0  # so far
-
-    def __call__(self, supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
-        """Leaves the gradients of that sub-net; returns its cross-entropy."""
-        images, labels = batch  # [B, ...], [B]
-        with supernet.subnet(self.config):
-            loss = cross_entropy(supernet(images), labels)
-            loss.backward()
-        self.images += len(labels)
-        return loss.item()
-
-
-def _tune(
-    supernet: Supernet,
-    splits: Splits,
-    settings: ProgressiveSettings,
-    scorer: SharedScorer,
-    element: PathElement,
-    place: int,
-    least: float,
-) -> Score:
-    """Trains the weights of one sub-net until its accuracy is `least` again, or the steps are used up."""
-    score, left, rounds = element.score, settings.tune_steps, 0
-    while left and score.top1_percent < least:
-        count = min(TUNE_ROUND, left)
-        seed = derive_seed(settings.seed, "tune", place, rounds)
-        step, shown = _OnlyStep(element.config), Steps(splits.train, count, seed)
-        plain = TrainSettings(
-            epochs=1,
-            lr=settings.tune_lr,
-            momentum=0.0,
-            weight_decay=0.0,
-            warmup_epochs=0.0,
-            device=settings.device,
-            seed=seed,
-        )
-        train(supernet, dataclasses.replace(splits, train=shown), step, plain)
-        scorer.count(element.config, step.images)
-        scorer.forget()
-        score = scorer(element.config, True)
-        left, rounds = left - count, rounds + 1
-    return score
-
-
-class _Kept:
-    """A path in a run folder, with the weights that the last tuning left."""
-
-    def __init__(self, run: Run, supernet: Supernet, settings: ProgressiveSettings) -> None:
-        self._run, self._supernet = run, supernet
-        told = set(ProgressiveSettings.model_fields) - {"device", "memory_mib"}
-        digest = hashlib.sha256(settings.model_dump_json(include=told).encode())
-        for name, tensor in sorted(supernet.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
-        self._context = digest.hexdigest()[:16]
-
-    def load(self) -> list[PathElement]:
-        """The path so far; the supernet gets the weights that go with it.
-
-        Raises:
-            InvalidInput: it was begun with other weights or settings.
-        """
-        if not self._run.has(PATH):
-            return []
-        stored = self._run.read_json(PATH)
-        if stored.get("context") != self._context:
-            raise InvalidInput(
-                f"{self._run.folder}/{PATH} was begun with other weights or settings; delete it to walk again, or "
-                "begin a new run with --name"
-            )
-        path = path_from_json(stored["elements"])
-        if (tuned := _last_tuned(path)) is not None:
-            if not self._run.has(_weights(tuned)):
-                return []  # without its weights a path cannot go on
-            state = safetensors.torch.load_file(self._run.verify(_weights(tuned)))
-            copy_state(self._supernet.model, state)
-        return path
-
-    def save(self, path: Sequence[PathElement], *, complete: bool = False) -> None:
-        """Writes path.json; weights of earlier tunings are needed no longer."""
-        elements = path_to_json(path)
-        self._run.write_json(PATH, {"context": self._context, "complete": complete, "elements": elements})
-        tuned = [place for place, element in enumerate(path) if element.tuned]
-        for place in tuned[:-1]:
-            self._run.delete(_weights(place))
-
-    def save_weights(self, place: int) -> None:
-        """Writes the weights after the tuning of an element, before path.json knows of it."""
-        state = {
-            n: t.detach().cpu().clone().contiguous() for n, t in self._supernet.model.state_dict().items()
-        }
-        self._run.write(_weights(place), safetensors.torch.save(state))
-
-
-def _last_tuned(path: Sequence[PathElement]) -> int | None:
-    return max((place for place, element in enumerate(path) if element.tuned), default=None)
-
-
-def _weights(place: int) -> str:
-    return f"path-weights-{place}.safetensors"

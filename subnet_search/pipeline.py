@@ -16,7 +16,7 @@ from subnet_search.deadline import TimeIsUp
 from subnet_search.elastic import make_elastic
 from subnet_search.measuring import LATENCIES
 from subnet_search.models import load_model
-from subnet_search.paths import PATH
+from subnet_search.path_files import PATH
 from subnet_search.planning import (
     MARGIN,
     UNITS,
@@ -266,10 +266,10 @@ def inspect_model(name: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], st
 
 def coverage_table(coverage: Any, num_subnets: int) -> str:
     """What is elastic, what is not and why, and the range of costs, as lines of text."""
-    lines = ["width groups (knob, units, step; modules that write and read the channels):"]
+    lines = ["width groups (knob, units, step; kind; modules that write and read the channels):"]
     for group in coverage["groups"]:
         lines.append(
-            f"  {group['knob']:<40} {group['units']:>5} units, step {group['step']}; "
+            f"  {group['knob']:<40} {group['units']:>5} units, step {group['step']}; {group['freedom']}; "
             f"{len(group['writers'])} writers, {len(group['readers'])} readers"
         )
     lines += ["blocks that can be skipped:", *(f"  {block['path']}" for block in coverage["blocks"])]
@@ -278,6 +278,9 @@ def coverage_table(coverage: Any, num_subnets: int) -> str:
         lines.append(f"{end}: {coverage[end]['macs']:,} MACs, {coverage[end]['params']:,} parameters")
     share = 100 * coverage["reachable_macs_share"]
     lines.append(f"{Decimal(num_subnets):.3g} sub-nets; {share:.1f} % of the MACs are elastic")
+    lines.append(f"elastic: {', '.join(coverage['freedoms'])}")
+    what = "its own classes" if coverage["form"] == "own classes" else "the graph of its operations"
+    lines.append(f"sub-nets run {what}; {coverage['training']}")
     return "\n".join(lines)
 
 

@@ -59,6 +59,7 @@ def _limit(value: object) -> float | str:
 
 
 LATENCY = "latency_ms"
+RESOLUTION = 0.005  # of a latency: along a path, times that differ by less are not told apart
 OBJECTIVES = ("top1_percent", LATENCY, *COST_NAMES)  # what can be measured or computed without a function
 MetricName = Annotated[str, _like(r"[A-Za-z]\w{0,59}", "up to 60 letters, digits and _, a letter first")]
 Limits = Mapping[str, Annotated[float | str, PlainValidator(_limit)]]
@@ -158,7 +159,10 @@ class ElasticSettings(Settings):
 
     Width choices of a group run from `min_share` of its units upwards in multiples of `step` channels
     (`groups_per_layer`: at most so many choices, evenly spread). `include` and `exclude` are glob patterns on
-    module paths, `tie` lists tuples of patterns whose groups share one knob.
+    module paths, `tie` lists tuples of patterns whose groups share one knob. `form` says what runs: the model's
+    "own classes", or the "graph" of its operations (transformers need it); by default whichever can shrink more.
+    `steps` and `min_shares` say otherwise for the groups that a pattern names ({"layer4.*": 64}); the last one holds.
+    "Only depth" is width=False.
     """
 
     min_share: Share = 0.1
@@ -167,8 +171,11 @@ class ElasticSettings(Settings):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     tie: tuple[tuple[str, ...], ...] = ()
+    steps: dict[str, Count] = Field(default_factory=dict)
+    min_shares: dict[str, Share] = Field(default_factory=dict)
     width: Flag = True
     depth: Flag = True
+    form: Literal["auto", "own classes", "graph"] = "auto"
 
 
 class TrainSettings(Settings):
@@ -280,7 +287,7 @@ class ProgressiveSettings(Settings):
     Each step gives the `screen` drops expected to hurt least a final look on `final_images` of search-validation
     (`screen = 0`: all drops), where `finalists` are fewer only to the best of them after a first look on
     `first_images`; every look sets batch-norm statistics on `calibration_images`. The path ends above
-    `smallest_macs_share`.
+    `smallest_macs_share`. By the `criterion` "loss_per_ms" sub-nets with a final look are timed, too.
 
     Where an element's top-1 falls below `threshold` percent, or below the share `relative_threshold` of the whole
     net's, its weights are trained by themselves until it is back, up to `tune_steps` at `tune_lr`.
@@ -289,7 +296,7 @@ class ProgressiveSettings(Settings):
     groups: Annotated[Count, Field(ge=2)] | None = None
     step: Count | None = None
     floor: Annotated[NotNegative, Field(le=1)] = 0.0
-    criterion: Literal["accuracy", "loss", "loss_per_mac"] = "loss_per_mac"
+    criterion: Literal["accuracy", "loss", "loss_per_mac", "loss_per_ms"] = "loss_per_mac"
     smallest_macs_share: Annotated[Share, Field(lt=1)] = 0.12
     screen: Whole = 6
     finalists: Count = 6

@@ -6,7 +6,6 @@ done again or, where that takes long, continued.
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import tempfile
@@ -22,19 +21,23 @@ from search_spaces.files import config_to_json, costs_to_json, space_to_json
 from subnet_search.batches import resolve_device, sample_images
 from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
 from subnet_search.data import checksums, describe, doubts
+from subnet_search.elastic import Supernet
 from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
 from subnet_search.fronts import is_searched, read_front, search_front
 from subnet_search.measure import describe_device, prove
+from subnet_search.measure.scoring import SharedScorer
 from subnet_search.measuring import try_metrics
-from subnet_search.paths import find_path, foresee_path, is_walked, load_path
+from subnet_search.path_files import is_walked, load_path
+from subnet_search.paths import find_path, foresee_path
 from subnet_search.planning import shortened
-from subnet_search.ranking import has_scales, predicted_increase, rank_by, table_of
-from subnet_search.rebuilding import describe_network, rebuild_network
+from subnet_search.ranking import has_scales, rank_by, table_of
+from subnet_search.rebuilding import write_network
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, ParetoFront, Run, knee
 from subnet_search.record.atomic import telling_what_failed
 from subnet_search.record.reranking import in_words
+from subnet_search.searchers.progressive import least_accuracy
 from subnet_search.settings import LATENCY
 from subnet_search.standing import JOINED, JOINING, chosen_keys, is_on_a_path
 from subnet_search.training import Among, EachKnob, PlainStep, SandwichStep, UniformWidths, train
@@ -79,6 +82,7 @@ def prepare(bench: Workbench) -> None:
     bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic")
     if walks_a_path(bench.recipe):
         check_path(bench)
+        check_threshold(bench, supernet)
     run.write_json("coverage.json", supernet.coverage)
 
 
@@ -95,6 +99,18 @@ def check_path(bench: Workbench) -> None:
         )
     looks = foreseen.first_looks + foreseen.final_looks
     bench.say(f"  a path of about {len(foreseen.path)} sub-nets, found in about {looks:,} looks")
+
+
+def check_threshold(bench: Workbench, supernet: Supernet) -> None:
+    """Raises `InvalidInput` for a threshold above the accuracy that a trained network comes with.
+
+    What is trained in this run may get there, so that only the walk can tell.
+    """
+    table, model = bench.recipe.progressive, bench.recipe.model
+    if table.threshold is None or model.weights is None or model.epochs:
+        return
+    whole = SharedScorer(supernet, bench.splits, table)(bench.space.largest(), True)
+    least_accuracy(whole, table.threshold, None)
 
 
 def train_teacher(bench: Workbench) -> None:
@@ -137,9 +153,9 @@ def walk_path(bench: Workbench) -> None:
     Where the noise ranking is known, it says which drops are worth a first look.
     """
     supernet, space, costs = bench.trained_supernet(), bench.space, bench.costs
-    levels = bench.noise_levels()
-    predict = None if levels is None else functools.partial(predicted_increase, levels, supernet)
-    path = find_path(supernet, bench.splits, bench.recipe.progressive, bench.run, predict=predict)
+    predict, latency = bench.prediction(supernet), bench.path_latency(supernet)
+    table = bench.recipe.progressive
+    path = find_path(supernet, bench.splits, table, bench.run, predict=predict, latency=latency)
     whole, smallest = costs.macs(space.encode([path[0].config, path[-1].config]))
     tuned = sum(element.tuned for element in path)
     bench.say(
@@ -151,7 +167,7 @@ def walk_path(bench: Workbench) -> None:
 def join_path(bench: Workbench) -> None:
     """Joint training of the path's sub-nets; the weights before it stay in their own file."""
     supernet, settings, table = bench.trained_supernet(), bench.recipe.train, bench.recipe.progressive
-    load_path(bench.run, supernet, table)
+    load_path(bench.run, supernet, table, bench.prediction(supernet))
     epochs = bench.amount("join")
     change = shortened(settings, epochs, settings.epochs or epochs)
     settings = settings.model_copy(update={**change, "lr": table.lr or settings.lr})
@@ -283,14 +299,13 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
         for exported in export(net, bench.example, folder, bench.recipe.export.formats):
             with run.writing(f"{place}/{Path(exported.path).name}") as path:
                 shutil.copyfile(exported.path, path)
-    network = describe_network(bench.recipe.model, bench.supernet, config)
-    run.write_json(f"{place}/network.json", network)
+    build = write_network(run, place, bench.recipe.model, bench.supernet, config)
     proof = prove(
         bench.supernet,
         config,
         bench.statistics(config),
         net,
-        build=lambda: rebuild_network(network),
+        build=build,
         weights=run.verify(f"{place}/net.safetensors"),
         batches=bench.splits.search_val,
         accuracy_stored=run.read_json(f"{place}/metrics.json")["after"]["top1_percent"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -27,13 +28,20 @@ from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
 from subnet_search.elastic.extraction import cut_out
 from subnet_search.elastic.statistics import load_statistics, save_statistics
 from subnet_search.exporting import check_formats
-from subnet_search.measure import LatencyMeter, SupernetEvaluator, load_metrics, make_evaluator
+from subnet_search.measure import (
+    LatencyMeter,
+    SubnetLatency,
+    SupernetEvaluator,
+    load_metrics,
+    make_evaluator,
+)
+from subnet_search.measure.subnet_latency import BETWEEN_NEIGHBOURS
 from subnet_search.measuring import open_meter, values_on
 from subnet_search.memory import keep_freed_memory
 from subnet_search.models import load_model, load_weights
-from subnet_search.paths import read_path
+from subnet_search.path_files import read_path
 from subnet_search.planning import Plan, wanted
-from subnet_search.ranking import NoiseLevels, levels_from_json
+from subnet_search.ranking import NoiseLevels, levels_from_json, predicted_increase
 from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.record import Objective, Run
 from subnet_search.searchers import reselect
@@ -200,6 +208,18 @@ class Workbench:
             return None
         order = {name: torch.tensor(units) for name, units in ranking["order"].items()}
         return levels_from_json(ranking["levels"]).reordered(order)
+
+    def prediction(self, supernet: Supernet) -> Callable[[SubnetConfig], float] | None:
+        """What the noise levels say that sub-nets lose; None where the ranking is another."""
+        levels = self.noise_levels()
+        return None if levels is None else functools.partial(predicted_increase, levels, supernet)
+
+    def path_latency(self, supernet: Supernet) -> SubnetLatency | None:
+        """Times sub-nets of a path as [device] says; None where its criterion needs no time."""
+        if self.recipe.progressive.criterion != "loss_per_ms":
+            return None
+        seed = self.recipe.progressive.seed
+        return SubnetLatency(supernet, self.meter, seed=seed, protocol=BETWEEN_NEIGHBOURS)
 
     def teacher_checksum(self) -> str:
         """SHA-256 of the file with the full network's own weights, which are ranked."""

@@ -18,7 +18,17 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
     {"settings", "record", "progress", "factories", "memory", "deadline", "exits"},
     {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models"},
     {"ranking", "training", "measure"},
-    {"finetuning", "exporting", "rebuilding", "planning", "standing", "paths", "subnet_sets"},
+    {
+        "finetuning",
+        "exporting",
+        "rebuilding",
+        "planning",
+        "standing",
+        "path_tuning",
+        "path_files",
+        "paths",
+        "subnet_sets",
+    },
     {"measuring", "choosing", "workbench", "fronts", "stages", "pipeline"},
     {"estimating", "timed", "doctor"},
     {"cli"},
@@ -27,6 +37,7 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
 ONLY_IN = {
     "matplotlib": {"reports/canvas.py", "reports/figures.py"},
     "onnxruntime": {"subnet_search/exporting.py"},
+    "timm": {"subnet_search/models.py"},
 }
 TORCH_FREE = [
     "search_spaces",

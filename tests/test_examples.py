@@ -144,8 +144,8 @@ def test_the_data_guides_functions_make_splits_and_a_metric(
 def test_the_model_guides_networks_are_elastic_and_its_recipes_build_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net, saving, published = blocks("own-model.md", "python")
-    named, elastic, replaced = blocks("own-model.md", "toml")
+    net, saving, published, _ = blocks("own-model.md", "python")
+    named, elastic, replaced, form = blocks("own-model.md", "toml")
     module = as_module("flower_net", monkeypatch, net, published)
     monkeypatch.chdir(tmp_path)
     torch.save(module.FlowerNet(48).state_dict(), "flower_net.pt")
@@ -156,6 +156,8 @@ def test_the_model_guides_networks_are_elastic_and_its_recipes_build_them(
     settings = recipe_of(elastic, tmp_path).elastic
     supernet = make_elastic(model, torch.zeros(1, 3, 16, 16), settings)
     assert [(knob.choices[0], knob.choices[-1]) for knob in supernet.space.knobs] == [(24, 96)]
+
+    assert recipe_of(named + form, tmp_path).elastic.form == "graph"
 
     (command,) = blocks("own-model.md", "sh")
     assert run_command(command.split()[1:]) == 0

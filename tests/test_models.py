@@ -92,6 +92,58 @@ def test_a_broken_torchvision_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_model("torchvision:resnet18")
 
 
+def test_a_timm_network_is_built_by_name_with_options() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    model = load_model("timm:test_vit", options={"num_classes": 7})
+    assert model.head.out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("weights", "asked"),
+    [(None, ("test_vit", False)), ("DEFAULT", ("test_vit", True)), ("r160_in1k", ("test_vit.r160_in1k", True))],
+)
+def test_timms_weights_are_asked_for_by_tag(
+    weights: str | None, asked: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def create_model(name: str, pretrained: bool) -> nn.Module:
+        seen.append((name, pretrained))
+        return nn.Linear(2, 2)
+
+    timm = types.SimpleNamespace(list_models=lambda: ["test_vit"], create_model=create_model)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    load_model("timm:test_vit", weights)
+    assert seen == [asked]
+
+
+def test_a_timm_network_may_have_weights_of_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    saved = load_model("timm:test_vit")
+    save_file(dict(saved.state_dict()), tmp_path / "w.safetensors")
+    loaded = load_model("timm:test_vit", str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(t, saved.state_dict()[name]) for name, t in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("timm:resnet19", None, "timm has no model 'resnet19'; did you mean"),
+        ("timm:test_vit", "no_such_tag", "with weights='no_such_tag' and options {} cannot be built"),
+    ],
+)
+def test_timm_networks_that_cannot_be_had_are_refused(name: str, weights: str | None, message: str) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(InvalidInput, match=message):
+        load_model(name, weights)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InvalidInput, match=r"pip install 'subnet-search\[timm\]'"):
+        load_model("timm:resnet18")
+
+
 class Lazy(nn.Module):
     def __init__(self, seen: bool) -> None:
         super().__init__()

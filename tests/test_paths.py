@@ -3,24 +3,22 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from search_spaces import InvalidInput
-from subnet_search import create_run, train
+from search_spaces import InvalidInput, SubnetConfig
+from subnet_search import create_run, noise_levels, path_tuning, paths, predicted_increase, train
 from subnet_search.data import Splits
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.paths import (
-    PATH,
-    find_path,
-    foresee_path,
-    is_walked,
-    load_path,
-    progressive_search,
-    read_path,
-)
+from subnet_search.measure.latency import LatencyMeter
+from subnet_search.measure.timing import Protocol
+from subnet_search.path_files import PATH, is_walked, load_path, read_path, store_path
+from subnet_search.paths import find_path, foresee_path, progressive_search
 from subnet_search.record import Run
 from subnet_search.searchers.path import PathElement
 from subnet_search.settings import ProgressiveSettings, TrainSettings
@@ -30,6 +28,7 @@ QUICK = ProgressiveSettings(
     calibration_images=24, first_images=12, final_images=30, smallest_macs_share=0.3, device="cpu"
 )
 TUNED = QUICK.model_copy(update={"relative_threshold": 0.99, "tune_steps": 30})
+TIMED = QUICK.model_copy(update={"criterion": "loss_per_ms", "smallest_macs_share": 0.5})
 
 
 @functools.cache
@@ -51,7 +50,21 @@ class Killed(BaseException):
     pass
 
 
-def killed_after(supernet: Supernet, run: Run, settings: ProgressiveSettings, writes: int) -> None:
+class Clock:
+    """Milliseconds that differ at every call, as measured ones do; notes what was timed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed, self.timed = seed, list[SubnetConfig]()
+
+    def __call__(self, config: SubnetConfig) -> float:
+        self.timed.append(config)
+        chance = zlib.crc32(f"{self.seed} {len(self.timed)} {config.key}".encode()) / 2**32
+        return sum(config.values()) * (1 + 0.02 * chance)
+
+
+def killed_after(
+    supernet: Supernet, run: Run, settings: ProgressiveSettings, writes: int, **more: Any
+) -> None:
     """Walks until path.json was written so many times, and dies at the next write of any file."""
     write_json, write, left = run.write_json, run.write, [writes]
 
@@ -68,7 +81,7 @@ def killed_after(supernet: Supernet, run: Run, settings: ProgressiveSettings, wr
 
     run.write_json, run.write = counted, refused  # type: ignore[method-assign]
     try:
-        find_path(supernet, small_splits(), settings, run)
+        find_path(supernet, small_splits(), settings, run, **more)
     except Killed:
         pass
     finally:
@@ -112,6 +125,60 @@ def test_killed_at_any_step_it_comes_to_the_same_path(tmp_path: Path, settings: 
         assert all(torch.equal(tensor, left[name]) for name, tensor in weights(supernet).items())
 
 
+def test_steps_that_were_timed_before_a_kill_are_not_timed_again(tmp_path: Path) -> None:
+    for writes in (2, 3, 5):
+        first, second = Clock(), Clock(seed=1)
+        with create_run(tmp_path / str(writes), "") as run:
+            killed_after(trained(), run, TIMED, writes, latency=first)
+            before = read_path(run)
+            path = find_path(trained(), small_splits(), TIMED, run, latency=second)
+            assert read_path(run) == path
+        assert path[: writes - 1] == before
+        kept = first.timed[: -TIMED.finalists]  # the step that was cut off is done again
+        assert kept
+        assert not set(kept) & set(second.timed)
+        assert len(second.timed) == len(set(second.timed))
+        assert all(element.latencies_ms[element.dropped] > 0 for element in path)
+
+
+def test_without_a_latency_subnets_are_timed_here_in_the_milliseconds_of_the_first_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = Protocol(least_rounds=2, most_rounds=2, warmup=1, turn_ms=0.01)
+    monkeypatch.setattr(paths, "BETWEEN_NEIGHBOURS", brief)
+    units: list[float] = []
+    call = LatencyMeter.__call__
+
+    def noted(self: LatencyMeter, *args: Any) -> Any:
+        units.append(self.reference.median_ms)
+        return call(self, *args)
+
+    monkeypatch.setattr(LatencyMeter, "__call__", noted)
+    with create_run(tmp_path / "run", "") as run:
+        killed_after(trained(), run, TIMED, 2)
+        [whole, *_] = read_path(run)
+        path = find_path(trained(), small_splits(), TIMED, run)
+        assert path[0] == whole
+        assert set(units) == {whole.latencies_ms[""]}
+        assert path[-1].latencies_ms
+        stored = run.read_json(PATH)
+        assert stored["timing"]["reference"]["median_ms"] == whole.latencies_ms[""]
+        elsewhere = {**stored["timing"], "profile": {**stored["timing"]["profile"], "processor": "another"}}
+        run.write_json(PATH, {**stored, "timing": elsewhere})
+        assert find_path(trained(), small_splits(), TIMED, run) == path  # what is over needs no clock
+        run.write_json(PATH, {**stored, "timing": elsewhere, "complete": False})
+        with pytest.raises(InvalidInput, match=r"latencies in .*path.json were measured .* another machine"):
+            find_path(trained(), small_splits(), TIMED, run)
+
+
+def test_a_device_that_is_not_there_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidInput, match='device "cuda" is not there'):
+        find_path(trained(), small_splits(), TIMED.model_copy(update={"device": "cuda"}))
+    with pytest.raises(InvalidInput, match="latency= decides only by the criterion"):
+        progressive_search(trained(), small_splits(), QUICK, latency=Clock())
+
+
 def test_tuning_stops_once_the_accuracy_is_back_and_costs_images() -> None:
     supernet = trained()
     path = find_path(supernet, small_splits(), TUNED)
@@ -146,10 +213,18 @@ def test_a_walk_is_over_when_its_file_says_so_and_is_not_walked_again(tmp_path: 
 
 def test_what_a_walk_takes_is_foreseen_without_a_look(tmp_path: Path) -> None:
     supernet = trained()
-    for change in ({}, {"screen": 0}, {"groups": 2, "floor": 0.5}, {"criterion": "accuracy"}):
+    for change in (
+        {},
+        {"screen": 0},
+        {"groups": 2, "floor": 0.5},
+        {"criterion": "accuracy"},
+        {"criterion": "loss_per_ms"},
+    ):
         settings = QUICK.model_copy(update=change)
         path, first, final = foresee_path(supernet.space, supernet.costs, settings)
-        found = find_path(supernet, small_splits(), settings)
+        clock = Clock() if settings.criterion == "loss_per_ms" else None
+        found = find_path(supernet, small_splits(), settings, latency=clock)
+        assert clock is None or final / 2 < len(clock.timed) < 2 * final
         spent = first * (24 + 12) + final * (24 + 30)
         assert len(found) / 2 < len(path) < 2 * len(found)
         assert found[-1].images / 2 < spent < 2 * found[-1].images
@@ -182,3 +257,59 @@ def test_a_path_of_other_weights_or_settings_is_not_continued(tmp_path: Path) ->
             next(supernet.model.parameters()).add_(1e-3)
         with pytest.raises(InvalidInput, match="other weights or settings"):
             find_path(supernet, small_splits(), QUICK, run)
+
+
+def predictions(supernet: Supernet) -> dict[str, Callable[[SubnetConfig], float]]:
+    """By noise levels that were learned for more and for fewer steps."""
+    images = list(small_splits().search_val)
+    found = {str(steps): noise_levels(supernet, images, steps=steps) for steps in (4, 6)}
+    return {
+        name: lambda config, levels=levels: predicted_increase(levels, supernet, config)
+        for name, levels in found.items()
+    }
+
+
+def test_a_path_of_another_prediction_is_not_continued(tmp_path: Path) -> None:
+    supernet = trained()
+    by = predictions(supernet)
+    with create_run(tmp_path / "run", "") as run:
+        killed_after(supernet, run, QUICK, 2, predict=by["4"])
+        for other in (by["6"], None):
+            with pytest.raises(
+                InvalidInput, match="other weights or settings, those of its ranking included"
+            ):
+                find_path(supernet, small_splits(), QUICK, run, predict=other)
+        a_little_off = lambda config: by["4"](config) * (1 + 1e-12)  # noqa: E731
+        path = find_path(supernet, small_splits(), QUICK, run, predict=a_little_off)  # another machine's sum
+        assert load_path(run, supernet, QUICK, by["4"]) == path
+        with pytest.raises(InvalidInput, match="those of its ranking included"):
+            load_path(run, supernet, QUICK)
+        store_path(run, supernet, QUICK, path, by["6"])
+        assert load_path(run, supernet, QUICK, by["6"]) == path
+
+
+def test_a_threshold_that_no_tuning_reaches_costs_one_look_and_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spent(*args: object) -> None:
+        raise AssertionError("trained all the same")
+
+    monkeypatch.setattr(path_tuning, "train", spent)
+    supernet = trained()
+    before, looks = weights(supernet), list[SubnetConfig]()
+    look = paths.SharedScorer.__call__
+
+    def noted(self: Any, config: SubnetConfig, final: bool) -> Any:
+        looks.append(config)
+        return look(self, config, final)
+
+    monkeypatch.setattr(paths.SharedScorer, "__call__", noted)
+    settings = QUICK.model_copy(update={"threshold": 99.9})
+    with create_run(tmp_path / "run", "") as run:
+        with pytest.raises(
+            InvalidInput, match=r"threshold=99.9 % top-1: the whole net has .*; choose a lower"
+        ):
+            find_path(supernet, small_splits(), settings, run)
+        assert not run.has(PATH)
+    assert looks == [supernet.space.largest()]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(supernet).items())

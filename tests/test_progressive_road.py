@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from safetensors.torch import load_file
 
 from search_spaces import SubnetConfig, costs_from_json, space_from_json
 from search_spaces.presets import ladders, steps_down
-from subnet_search import load_subnets, pipeline
+from subnet_search import estimating, load_subnets, pipeline
 from subnet_search.cli import run_command
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.fronts import PATH_SUBNETS
-from subnet_search.measure import SupernetEvaluator, top1_percent
-from subnet_search.paths import PATH, read_path
+from subnet_search.measure import Latency, LatencyMeter, SupernetEvaluator, count_params, top1_percent
+from subnet_search.path_files import PATH, read_path
+from subnet_search.paths import foresee_path
 from subnet_search.recipe import ProgressiveTable, parse_recipe
 from subnet_search.record import Evaluation, Run, open_run
 from subnet_search.searchers import reselect
@@ -312,6 +314,81 @@ def test_a_threshold_above_the_whole_net_is_refused_when_that_is_known(
     assert "Traceback" not in told
 
 
+def test_a_threshold_above_a_network_that_comes_trained_is_refused_before_anything_is_trained(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(threshold: float, weights: str, name: str) -> str:
+        text = RECIPE.replace("finalists = 1", f"finalists = 1\nthreshold = {threshold}")
+        recipe = write_recipe(tmp_path, text.replace("epochs = 3\n", weights, 1))
+        assert run_command(["run", recipe, "--out", str(tmp_path), "--name", name]) == 2
+        return capsys.readouterr().err
+
+    weights = f'weights = "{trained}/teacher.safetensors"\n'
+    assert "to threshold=99.99 % top-1: the whole net has" in told(99.99, weights, "above")
+    assert not (tmp_path / "above" / "coverage.json").exists()
+    assert not (tmp_path / "above" / "ranking.json").exists()
+    never_trained = "epochs = 0\n"  # the supernet's training may get there, so that only the walk can tell
+    assert "to threshold=99.99 % top-1: the whole net has" in told(99.99, never_trained, "random")
+    assert (tmp_path / "random" / "supernet.safetensors").exists()
+
+
+def timed_by_size(self: LatencyMeter, net: torch.nn.Module, seed: int = 0) -> Latency:
+    """A clock that can be held still: a microsecond for each parameter, and a little by chance."""
+    return Latency(count_params(net) / 1000 * (1 + seed % 1000 / 1e5), 0.9, 1.1, 12)
+
+
+def test_loss_for_each_millisecond_saved_is_a_criterion_of_recipes(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(LatencyMeter, "__call__", timed_by_size)
+    change = ('criterion = "loss_per_mac"', 'criterion = "loss_per_ms"')
+    unbroken = with_settings(trained, tmp_path / "unbroken", *change)
+    assert run_command(["search", str(unbroken)]) == 0
+    copy = with_settings(trained, tmp_path / "killed", *change)
+    with open_run(copy) as run:
+        run.write_json("latency.json", read_json(unbroken, "latency.json"))
+    with monkeypatch.context() as patch:
+        killed_at_path(copy, patch)
+        assert run_command(["search", str(copy)]) == 130
+    assert read_json(copy, PATH)["complete"] is False
+    assert run_command(["search", str(copy)]) == 0
+    mine, theirs = read_json(copy, PATH), read_json(unbroken, PATH)
+    assert [one | {"images": 0} for one in mine["elements"]] == [
+        one | {"images": 0} for one in theirs["elements"]
+    ]
+    assert all(one["latencies_ms"][one["dropped"]] > 0 for one in mine["elements"])
+    assert mine["timing"] == theirs["timing"] == read_json(unbroken, "latency.json")
+    other = shutil.copytree(copy, tmp_path / "other")
+    with open_run(other) as run:
+        run.delete("joined.safetensors")
+        moved = {**mine["timing"], "profile": {**mine["timing"]["profile"], "threads": 99}}
+        run.write_json(PATH, {**mine, "timing": moved})
+    assert run_command(["search", str(other)]) == 0  # a path that is over can be trained anywhere
+    with open_run(other) as run:
+        run.delete("joined.safetensors")
+        run.write_json(PATH, {**mine, "timing": moved, "complete": False})
+    assert run_command(["search", str(other)]) == 2
+    told = capsys.readouterr().err
+    assert "path.json were measured by other means, on another machine" in told
+    assert "Traceback" not in told
+
+
+def test_noise_levels_of_another_ranking_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = RECIPE.replace('ranker = "l1"', 'ranker = "noise"\nimages = 64\nsteps = 5')
+    assert run_command(["search", write_recipe(tmp_path, text), "--out", str(tmp_path)]) == 0
+    with open_run(tmp_path / "small") as run:
+        run.delete("joined.safetensors")
+        ranking = run.read_json("ranking.json")
+        levels = {**ranking["levels"], "reward": 2 * ranking["levels"]["reward"]}
+        run.write_json("ranking.json", {**ranking, "levels": levels})
+    assert run_command(["search", str(tmp_path / "small")]) == 2
+    assert (
+        "path.json was begun with other weights or settings, those of its ranking" in capsys.readouterr().err
+    )
+
+
 def test_weights_tuned_on_the_path_are_those_that_are_trained_jointly(trained: Path, tmp_path: Path) -> None:
     change = "finalists = 1\nrelative_threshold = 0.999\n"
     copy = with_settings(trained, tmp_path, "finalists = 1\n", change)
@@ -432,6 +509,30 @@ def test_a_dry_run_tells_of_the_path_and_of_joint_training(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_counts_the_timing_of_a_path(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_s = 0.0
+
+    def slow(self: LatencyMeter, net: torch.nn.Module, seed: int = 0) -> Latency:
+        nonlocal passed_s
+        passed_s += 100
+        return timed_by_size(self, net, seed)
+
+    monkeypatch.setattr(LatencyMeter, "__call__", slow)
+    monkeypatch.setattr(estimating, "clock_s", lambda: time.perf_counter() + passed_s)
+    text = RECIPE.replace("finalists = 1", 'finalists = 1\ncriterion = "loss_per_ms"')
+    recipe = parse_recipe(text)
+    rates = estimating.rehearse(recipe, tmp_path, lambda folder: None).rates
+    space, costs = (
+        read(read_json(trained, name))
+        for read, name in ((space_from_json, "space.json"), (costs_from_json, "costs.json"))
+    )
+    looks = foresee_path(space, costs, recipe.progressive).final_looks  # type: ignore[arg-type]
+    assert looks > 5
+    assert 100 * looks < rates["path"].start_s < 200 * looks
+
+
 GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "progressive.md").read_text("utf-8")
 
 
@@ -491,7 +592,9 @@ def test_subnets_that_a_smaller_one_beats_are_left_out(finished: Path) -> None:
 def test_noise_levels_say_which_drops_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def find(supernet: Supernet, *rest: object, predict: Callable[[SubnetConfig], float]) -> None:
+    def find(
+        supernet: Supernet, *rest: object, predict: Callable[[SubnetConfig], float], latency: None
+    ) -> None:
         space = supernet.space
         drops = steps_down(space, space.largest(), ladders(space))
         seen.extend(predict(config) for _, config in [("", space.largest()), *drops])

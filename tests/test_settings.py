@@ -71,7 +71,7 @@ METRIC = '[evaluate.metrics.worst_class]\nfunction = "mine:worst"\ngoal = "max"\
         (
             ProgressiveSettings,
             {"criterion": "speed"},
-            "criterion should be 'accuracy', 'loss' or 'loss_per_mac'",
+            "criterion should be 'accuracy', 'loss', 'loss_per_mac' or 'loss_per_ms'",
         ),
         (SearchSettings, {"objectives": ("macs", "macs")}, "may name an objective only once"),
         (SearchSettings, {"objectives": ()}, "at least 1 item"),

@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from benchmarks.evidence.pss_bench import (
     LEAST_SHARE,
     NOISE,
     NOISE_FORWARDS,
-    PRICE,
+    PRICES,
     RUNS,
     SEEDS,
     TAYLOR_FORWARDS,
@@ -76,14 +76,21 @@ def us_net(
     return bench.measured(_distinct(bench.space.uniform(float(r)) for r in np.linspace(least, 1, 16)))
 
 
-def progressive(bench: Bench, ranker: Ranker | None, forwards: int, lr: float, inherit: bool = True) -> Rows:
+def progressive(
+    bench: Bench,
+    ranker: Ranker | None,
+    forwards: int,
+    lr: float,
+    inherit: bool = True,
+    distill: str = "fixed teacher",
+) -> Rows:
     """Warm-up on random sub-nets, the path, joint training of the path."""
     bench.reorder(ranker, forwards)
-    bench.sandwich(EachKnob(), lr, WARMUP_STEPS)
+    bench.sandwich(EachKnob(), lr, WARMUP_STEPS, distill)
     path = bench.path()
     if not inherit:
         _forget(bench)
-    bench.sandwich(Among(tuple(path)), lr)
+    bench.sandwich(Among(tuple(path)), lr, distill=distill)
     return bench.measured(path)
 
 
@@ -150,7 +157,7 @@ def _us(name: str, kind: str, ranker: Ranker | None, forwards: int, distill: str
     return Arm(name, kind, CHANNELS, lambda bench: us_net(bench, ranker, forwards, LR, distill))
 
 
-def _pss(name: str, kind: str, ranker: Ranker, forwards: int, **options: bool) -> Arm:
+def _pss(name: str, kind: str, ranker: Ranker, forwards: int, **options: Any) -> Arm:
     return Arm(name, kind, GROUPS, lambda bench: progressive(bench, ranker, forwards, LR, **options))
 
 
@@ -160,6 +167,7 @@ ARMS = (
     _us("US-Net, noise order", "US-Net reordered", NOISE, NOISE_FORWARDS),
     _pss("PSS, noise", "PSS", NOISE, NOISE_FORWARDS),
     _pss("PSS, random ranking", "random ranking", random_ranking, 0),
+    _pss("PSS, noise, in-place teacher", "PSS", NOISE, NOISE_FORWARDS, distill="in place"),
     _pss("PSS, L1", "other rankings", l1_ranking, 0),
     _pss("PSS, Taylor", "other rankings", taylor_ranking, TAYLOR_FORWARDS),
     _us("US-Net, natural order, taught by itself", "US-Net natural", None, 0, "in place"),
@@ -227,36 +235,39 @@ def write_json(path: Path, data: Any) -> None:
     write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
-def publish(price: int) -> None:
-    """Makes the page from all arms that are there."""
+def publish(prices: Mapping[str, int]) -> None:
+    """Makes the page from all arms that are there, at one price for each bed."""
     beds: dict[str, Any] = {}
     for name in BEDS:
-        for folder in sorted((RUNS / f"{name}-{price}").glob("*")):
+        for folder in sorted((RUNS / f"{name}-{prices[name]}").glob("*")):
             if (folder / "teacher.json").exists():
                 found = {
                     path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))
                 }
                 beds.setdefault(name, {})[folder.name] = found
-    write_page(
-        price, {name: bed.title for name, bed in BEDS.items()}, [(arm.name, arm.kind) for arm in ARMS], beds
-    )
+    titles = {name: bed.title for name, bed in BEDS.items()}
+    write_page(prices, titles, [(arm.name, arm.kind) for arm in ARMS], beds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND)
     parser.add_argument("bed", nargs="?", choices=tuple(BEDS), help="default: all")
     parser.add_argument("seeds", nargs="*", type=int, help=f"default: {', '.join(map(str, SEEDS))}")
-    parser.add_argument("--price", type=int, default=PRICE, help="of an arm, in forwards of the whole net")
+    default = ", ".join(f"{price:,} for {name}" for name, price in PRICES.items())
+    parser.add_argument(
+        "--price", type=int, help=f"of an arm, in forwards of the whole net; default: {default}"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     beds, seeds = [arguments.bed] if arguments.bed else list(BEDS), arguments.seeds or SEEDS
+    prices = PRICES if arguments.price is None else dict.fromkeys(BEDS, arguments.price)
     for name, seed in itertools.product(beds, seeds):
-        score_in_full(name, seed, arguments.price)
+        score_in_full(name, seed, prices[name])
     for arm, name, seed in itertools.product(ARMS, beds, seeds):  # the arms that matter most come first
-        run_arm(arm, name, seed, arguments.price)
-        publish(arguments.price)
-    publish(arguments.price)
+        run_arm(arm, name, seed, prices[name])
+        publish(prices)
+    publish(prices)
     print((RESULTS / "pss.md").read_text("utf-8"))
 
 

@@ -32,7 +32,7 @@ from subnet_search.ranking import (
     predicted_increase,
     rank,
 )
-from subnet_search.searchers.progressive import walk_down
+from subnet_search.searchers.progressive import Criterion, walk_down
 from subnet_search.settings import (
     DataSettings,
     ElasticSettings,
@@ -47,7 +47,7 @@ RUNS = Path("runs") / "pss"
 LEAST_SHARE = 0.12  # of the multiply-adds, for the smallest sub-net of every arm
 BATCH, RANK_IMAGES, NOISE_STEPS, STATISTICS_IMAGES = 128, 1024, 100, 2000
 WARMUP_STEPS, NUM_RANDOM = 60, 2
-PRICE = 740_000  # forwards of the whole net
+PRICES = {"cifar10": 740_000, "fashion": 185_000}  # of an arm by bed, in forwards of the whole net
 TEACHER_EPOCHS = 12
 SEEDS = (50, 51, 52)
 GROUPS = ElasticSettings(groups_per_layer=4, min_share=0.25)
@@ -160,16 +160,21 @@ class Bench:
         self.spent += forwards
 
     def sandwich(
-        self, sampling: Sampling, lr: float, steps: int | None = None, distill: str = "fixed teacher"
+        self,
+        sampling: Sampling,
+        lr: float,
+        steps: int | None = None,
+        distill: str = "fixed teacher",
+        num_random: int = NUM_RANDOM,
     ) -> None:
         """Trains by the sandwich rule, for so many steps or until the price is spent."""
         fixed = distill == "fixed teacher"
         drawn = sampling.draw(self.space, np.random.default_rng(0), 500)
         smallest = self.shares([sampling.smallest(self.space)])[0]
-        step_price = BATCH * (1 + smallest + NUM_RANDOM * self.shares(drawn).mean() + fixed)
+        step_price = BATCH * (1 + smallest + num_random * self.shares(drawn).mean() + fixed)
         steps = int((self.price - self.spent) / step_price) if steps is None else steps
         step = SandwichStep(
-            NUM_RANDOM, distill != "labels", self.teacher if fixed else None, sampling=sampling
+            num_random, distill != "labels", self.teacher if fixed else None, sampling=sampling
         )
         part = dataclasses.replace(self.splits, train=Steps(self.splits.train, steps, self.seed))
         settings = TrainSettings(epochs=1, lr=lr, warmup_epochs=0.05, seed=self.seed)
@@ -193,7 +198,7 @@ class Bench:
             rows.append({"key": config.key, "share": share, "search_val": search_val, "test": test})
         return rows
 
-    def path(self, *, screened: bool = True) -> list[SubnetConfig]:
+    def path(self, *, screened: bool = True, criterion: Criterion = "loss_per_mac") -> list[SubnetConfig]:
         """The nested path, its price and its own scores noted; each drop scored in full if not `screened`."""
         settings = ProgressiveSettings(seed=self.seed)
         scorer, start_s = SharedScorer(self.supernet, self.splits, settings), time.perf_counter()
@@ -204,6 +209,7 @@ class Bench:
             self.supernet.costs,
             ladders(self.space),
             scorer,
+            criterion=criterion,
             smallest_macs_share=LEAST_SHARE,
             screen=settings.screen if screened else None,
             finalists=settings.finalists,

@@ -28,11 +28,12 @@ AIMS = {
 COMMAND = "python -m benchmarks.evidence.pss"
 HEAD = """# Progressive sub-net search beside US-Net
 
-A ResNet-20 of width 8, trained alone, is what every arm of a seed begins with. Each arm may spend as many forward
-multiply-adds as {price:,} forwards of the whole net: ranking, the path's search with its recalibration, every net of
-every training step and the teacher are counted. Search-validation (a tenth of the training images, drawn anew for each
-seed) chose paths and variants; test was read after that. Accuracies between two sub-nets are interpolated over the
-logarithm of the multiply-adds. Nets alone got their widths from a path for nothing.
+A ResNet-20 of width 8, trained alone, is what every arm of a seed begins with. Each arm on a data set may spend the
+same price, in forward multiply-adds as many as so many forwards of the whole net: ranking, the path's search with its
+recalibration, every net of every training step and the teacher are counted (a teacher in place is the largest net of
+the step itself, counted once). Search-validation (a tenth of the training images, drawn anew for each seed) chose
+paths and variants; test was read after that. Accuracies between two sub-nets are interpolated over the logarithm of
+the multiply-adds. Nets alone got their widths from a path for nothing.
 
 Made by `{command}` (resumable arm by arm; `{command} BED SEED` for one seed on one data set).
 """
@@ -53,7 +54,7 @@ def at_shares(rows: Rows, split: str) -> list[float]:
 
 
 def write_page(
-    price: int,
+    prices: Mapping[str, int],
     titles: Mapping[str, str],
     arms: Sequence[tuple[str, str]],
     beds: Mapping[str, Mapping[str, Seed]],
@@ -61,7 +62,7 @@ def write_page(
     """Writes pss.md, pss.json and pss.png.
 
     Args:
-        price: of an arm, in forwards of the whole net.
+        prices: of an arm, in forwards of the whole net, for each data set.
         titles: of the data sets.
         arms: name and kind of each, in the order of the table.
         beds: for each data set the files of its seeds.
@@ -70,13 +71,13 @@ def write_page(
         "command": COMMAND,
         "date": date.today().isoformat(),
         "machine": describe_device(),
-        "price": price,
+        "prices": {name: prices[name] for name in beds},
         "beds": beds,
     }
     (RESULTS / "pss.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    results = {name: Results(titles[name], arms, seeds) for name, seeds in beds.items()}
+    results = {name: Results(titles[name], prices[name], arms, seeds) for name, seeds in beds.items()}
     machine = describe_device()
-    parts = [HEAD.format(command=COMMAND, price=price)]
+    parts = [HEAD.format(command=COMMAND)]
     parts += [part for result in results.values() for part in result.page()]
     parts.append("![Top-1 on test against multiply-adds](pss.png)\n")
     parts.append(f"{machine['cpu']}, one thread, torch {machine['torch']}, {found['date']}.\n")
@@ -89,6 +90,7 @@ class Results:
     """All that was measured on one data set."""
 
     title: str
+    price: int
     arms: Sequence[tuple[str, str]]
     seeds: Mapping[str, Seed]
 
@@ -108,6 +110,7 @@ class Results:
     def page(self) -> Iterator[str]:
         """The section of this data set."""
         yield f"## {self.title}\n"
+        yield f"Price of an arm: {self.price:,} forwards of the whole net.\n"
         yield from self._arms()
         mine = self.best(MINE)
         if mine is not None:

@@ -18,11 +18,14 @@ class Channels:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._reasons: dict[int, str] = {}  # root -> why its channels are fixed
+        self._roots: np.ndarray | None = None  # of all channels, until the next change
+        self._asked = 0  # since the last change
 
     def new(self, count: int) -> np.ndarray:
         """`count` fresh channels, int64 `[count]`."""
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
+        self._roots, self._asked = None, 0
         return np.arange(first, first + count)
 
     def root(self, channel: int) -> int:
@@ -35,7 +38,12 @@ class Channels:
 
     def roots(self, channels: np.ndarray) -> np.ndarray:
         """Representatives, int64, the shape of `channels`."""
-        return np.array([self.root(c) for c in channels.tolist()], dtype=np.int64)
+        if self._roots is None:
+            self._asked += channels.size
+            if self._asked < len(self._parent):
+                return np.array([self.root(c) for c in channels.tolist()], dtype=np.int64)
+            self._roots = np.array([self.root(c) for c in range(len(self._parent))], dtype=np.int64)
+        return self._roots[channels]
 
     def unite(self, a: Iterable[int], b: Iterable[int]) -> None:
         """Couples the channels of `a` with those of `b`, position by position."""
@@ -44,6 +52,7 @@ class Channels:
             if i != j:
                 first, second = min(i, j), max(i, j)
                 self._parent[second] = first
+                self._roots, self._asked = None, 0
                 if second in self._reasons:
                     self._reasons.setdefault(first, self._reasons.pop(second))
 

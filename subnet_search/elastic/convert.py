@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from search_spaces import InvalidInput, nearest_names
-from subnet_search.elastic.coverage import describe
-from subnet_search.elastic.flow import matches
-from subnet_search.elastic.graph import Example, Traced, at_batch_one, trace
-from subnet_search.elastic.groups import compile_groups
-from subnet_search.elastic.knobs import span_space, tie_groups, width_choices
-from subnet_search.elastic.layers import ElasticBatchNorm, make_layer_elastic, make_skippable
+from search_spaces import CostTable, InvalidInput, SearchSpace, nearest_names
+from subnet_search.elastic.coverage import NOT_CALLED, describe
+from subnet_search.elastic.exported import lifted_kind, read_exported
+from subnet_search.elastic.flow import Flow, matches
+from subnet_search.elastic.graph import (
+    Example,
+    Traced,
+    UntraceableModelError,
+    at_batch_one,
+    call_arguments,
+    trace,
+)
+from subnet_search.elastic.graph_form import GraphForm, argument_names, in_order, run_graph
+from subnet_search.elastic.groups import Grouping, compile_groups
+from subnet_search.elastic.knobs import EmptySpaceError, span_space, tie_groups, width_choices
+from subnet_search.elastic.layers import (
+    ElasticBatchNorm,
+    make_exactly_elastic,
+    make_layer_elastic,
+    make_skippable,
+)
+from subnet_search.elastic.operators import LabelFlow, follow_exported
 from subnet_search.elastic.pricing import Pricing
+from subnet_search.elastic.program import Layer, write_program
 from subnet_search.elastic.residual import skippable_blocks
 from subnet_search.elastic.rules import follow
 from subnet_search.elastic.states import check_sized
@@ -45,62 +64,179 @@ def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings |
     settings = settings or ElasticSettings()
     _check_patterns(model, settings)
     example = at_batch_one(example)
+    if settings.form == "own classes":
+        return _sound(_by_layers, model, example, settings)
+    if settings.form == "graph":
+        return _sound(_by_graph, model, example, settings)
+    return _by_either(model, example, settings)
+
+
+def _by_either(model: nn.Module, example: Example, settings: ElasticSettings) -> Supernet:
+    """The form that can shrink more, and of equal ones the model's own classes; what loses anyhow is not tried out."""
+    graph = None
+    try:
+        begun = _by_layers(model, example, settings, {})
+        if left_whole := _left_whole(begun[0]):
+            graph = _graph_if_possible(model, example, settings)
+            if graph is not None and _reach(graph) > _reach(begun[0]):
+                return graph  # trying out the other one could only take something from it
+        layers = _sound(_by_layers, model, example, settings, begun)
+    except (UntraceableModelError, EmptySpaceError) as error:
+        try:
+            return _sound(_by_graph, model, example, settings)
+        except UntraceableModelError:
+            raise error from None
+    if not left_whole and _left_whole(layers):
+        graph = _graph_if_possible(model, example, settings)
+    return graph if graph is not None and _reach(graph) > _reach(layers) else layers
+
+
+def _graph_if_possible(model: nn.Module, example: Example, settings: ElasticSettings) -> Supernet | None:
+    try:
+        return _sound(_by_graph, model, example, settings)
+    except InvalidInput:
+        return None
+
+
+def _reach(supernet: Supernet) -> float:
+    """How much of the multiply-adds the smallest sub-net does without; a tenth of a percent is no difference."""
+    coverage = supernet.coverage
+    return round(1 - coverage["smallest"]["macs"] / max(coverage["largest"]["macs"], 1), 3)
+
+
+def _left_whole(supernet: Supernet) -> bool:
+    """Whether something stayed whole that the settings do not name and that could be narrower."""
+    reasons = [entry["reason"] for entry in supernet.coverage["fixed"]]
+    if any(reason.startswith(NOT_CALLED) for reason in reasons):
+        return False  # the graph is that of evaluation: heads that only training calls would be lost
+    return any(not reason.startswith(_AS_IT_SHOULD) for reason in reasons)
+
+
+_AS_IT_SHOULD = (
+    "the network's output",
+    "no smaller width",
+    "excluded by",
+    "not among",
+    "it shares a parameter",
+)
+
+
+def _sound(
+    convert: Callable[[nn.Module, Example, ElasticSettings, Mapping[str, str]], tuple[Supernet, Traced]],
+    model: nn.Module,
+    example: Example,
+    settings: ElasticSettings,
+    begun: tuple[Supernet, Traced] | None = None,
+) -> Supernet:
+    """Converts, tries the supernet out, and leaves whole what the model's forward does not let shrink."""
     excluded: dict[str, str] = {}
     while True:
-        supernet, traced = _convert(model, example, settings, excluded)
-        broken = unshrinkable(supernet, model, also_training=bool(traced.uncalled))
+        supernet, traced = begun or convert(model, example, settings, excluded)
+        begun = None
+        broken = unshrinkable(supernet, model, also_training=bool(traced.uncalled) and convert is _by_layers)
         if not broken:
             return supernet
+        if not broken.keys() - excluded.keys():
+            raise InvalidInput(
+                f"{type(model).__name__} cannot be made elastic: {'; '.join(sorted(set(broken.values()))[:3])}; name "
+                "the layers in ElasticSettings(exclude=(...))"
+            )
         excluded.update(broken)
 
 
-def _convert(
+def _by_layers(
     model: nn.Module, example: Example, settings: ElasticSettings, excluded: Mapping[str, str]
 ) -> tuple[Supernet, Traced]:
+    """The user's own forward, with its layers exchanged."""
     traced = trace(model, example)
     flow = follow(traced, settings.include, settings.exclude)
     for path, reason in excluded.items():
         if path in flow.writes:
             flow.channels.freeze(flow.writes[path], reason)
-    grouping = compile_groups(flow, lambda units, per_unit: width_choices(units, per_unit, settings))
+    elastic = copy.deepcopy(model)
+    found = _compiled(flow, model, settings, excluded)
+    for path, module in elastic.named_modules():
+        if path in found.grouping.sites or isinstance(module, nn.modules.batchnorm._BatchNorm):
+            make_layer_elastic(module)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, ElasticBatchNorm):
+            raise UntraceableModelError(
+                f"{path} is a {type(module).__name__}, whose statistics cannot be set for each sub-net; "
+                f"use torch's BatchNorm1d, 2d or 3d there, or a sub-class that inherits their forward"
+            )
+    for block in found.blocks:
+        make_skippable(elastic.get_submodule(block))
+    return found.supernet(elastic, example), traced
+
+
+def _by_graph(
+    model: nn.Module, example: Example, settings: ElasticSettings, excluded: Mapping[str, str]
+) -> tuple[Supernet, Traced]:
+    """The exported graph in place of the forward."""
+    example = in_order(model, example)
+    traced = read_exported(model, example)
+    flow = follow_exported(traced, settings.include, (*settings.exclude, *excluded))
+    found = _compiled(flow, model, settings, excluded)
+    program = write_program(traced, flow, found.grouping, found.blocks)
+    elastic = copy.deepcopy(model)
+    for path in dict.fromkeys(part.path for part in program.parts[Layer]):
+        layer = elastic.get_submodule(path)
+        kind = lifted_kind(layer)
+        assert kind is not None
+        make_exactly_elastic(layer, kind)
+    for name, tensor in traced.constants.items():
+        elastic.register_buffer(name, tensor, persistent=False)
+    keywords, inputs = argument_names(model, example), tree_leaves(call_arguments(example))
+    fixed = {i: value for i, value in enumerate(inputs) if not isinstance(value, Tensor)}
+    form = GraphForm(program, found.grouping.parameters, flow.weights, keywords, fixed, found.blocks)
+    run_graph(elastic, form)
+    return found.supernet(elastic, example), traced
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What both ways of conversion share once channels have been followed."""
+
+    grouping: Grouping
+    knob_of: Mapping[str, str]
+    blocks: tuple[str, ...]
+    space: SearchSpace
+    costs: CostTable
+    coverage: dict[str, Any]
+
+    def supernet(self, elastic: nn.Module, example: Example) -> Supernet:
+        return Supernet(
+            elastic,
+            space=self.space,
+            costs=self.costs,
+            groups=self.grouping.groups,
+            knob_of=self.knob_of,
+            sites=self.grouping.sites,
+            blocks=self.blocks,
+            coverage=self.coverage,
+            example=example,
+        )
+
+
+def _compiled(
+    flow: Flow | LabelFlow, model: nn.Module, settings: ElasticSettings, excluded: Mapping[str, str]
+) -> _Compiled:
+    grouping = compile_groups(flow, lambda units, per, writers: width_choices(units, per, settings, writers))
     kept_whole = (*settings.exclude, *excluded)
-    blocks = skippable_blocks(traced, kept_whole) if settings.depth else ()
+    blocks = skippable_blocks(flow.traced, kept_whole) if settings.depth else ()
     knob_of = tie_groups(grouping.groups, settings.tie)
     space = span_space(grouping, knob_of, blocks, model)
     pricing = Pricing(grouping, knob_of, blocks)
     costs = pricing.table(space)
-    elastic = copy.deepcopy(model)
-    for path, module in elastic.named_modules():
-        if path in grouping.sites or isinstance(module, nn.modules.batchnorm._BatchNorm):
-            make_layer_elastic(module)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, ElasticBatchNorm):
-            raise InvalidInput(
-                f"{path} is a {type(module).__name__}, whose statistics cannot be set for each sub-net; "
-                f"use torch's BatchNorm1d, 2d or 3d there, or a sub-class that inherits their forward"
-            )
-    for block in blocks:
-        make_skippable(elastic.get_submodule(block))
     coverage = describe(pricing, space, costs)
     listed = {entry["path"] for entry in coverage["fixed"]}
     coverage["fixed"] += [{"path": p, "reason": r} for p, r in excluded.items() if p not in listed]
-    supernet = Supernet(
-        elastic,
-        space=space,
-        costs=costs,
-        groups=grouping.groups,
-        knob_of=knob_of,
-        sites=grouping.sites,
-        blocks=blocks,
-        coverage=coverage,
-        example=example,
-    )
-    return supernet, traced
+    return _Compiled(grouping, knob_of, blocks, space, costs, coverage)
 
 
 def _check_patterns(model: nn.Module, settings: ElasticSettings) -> None:
     """Refuses patterns that name nothing: a misspelt one would be ignored silently."""
     paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
-    for name in ("include", "exclude"):
+    for name in ("include", "exclude", "steps", "min_shares"):
         for pattern in getattr(settings, name):
             if not any(matches(path, (pattern,)) for path in paths):
                 raise InvalidInput(

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from search_spaces import CostTable, SearchSpace
+from subnet_search.elastic.exported import Exported
+from subnet_search.elastic.freedoms import freedoms
+from subnet_search.elastic.graph import Traced
 from subnet_search.elastic.pricing import Pricing
+
+NOT_CALLED = "not called in evaluation mode"
 
 
 def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str, Any]:
     """The coverage table.
 
     Returns:
-        `groups`, `blocks`, `fixed` (path and reason), `reachable_macs_share` (of the multiply-adds, how many
-        belong to operations that some knob changes), `smallest` and `largest` (macs, params), and `subnets`,
-        the exact number of sub-nets.
+        `groups` (each with its `freedom`), `blocks`, `fixed` (path and reason), `reachable_macs_share` (of the
+        multiply-adds, how many belong to operations that some knob changes), `smallest` and `largest` (macs,
+        params), `subnets`, the exact number of sub-nets, `freedoms`, the kinds of groups with "depth" where blocks
+        can be skipped, `form`, what runs ("own classes" or "graph"), and `training`, what of the model's own
+        training that leaves out.
     """
     knob_of = pricing.knob_of
     elastic_macs = total_macs = 0
@@ -28,6 +37,7 @@ def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str
         elastic_macs += macs if any(terms) else 0  # a monomial names a knob
     ends = space.encode([space.smallest(), space.largest()])
     macs, params = costs.macs(ends).tolist(), costs.params(ends).tolist()
+    kinds, traced = freedoms(pricing.grouping), pricing.flow.traced
     return {
         "groups": [
             {
@@ -37,6 +47,7 @@ def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str
                 "step": int(np.diff(group.choices).min()),
                 "writers": list(group.writers),
                 "readers": list(group.readers),
+                "freedom": kinds[group.name],
             }
             for group in pricing.grouping.groups.values()
         ],
@@ -46,7 +57,31 @@ def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str
         "smallest": {"macs": macs[0], "params": params[0]},
         "largest": {"macs": macs[1], "params": params[1]},
         "subnets": space.size,
+        "freedoms": sorted({*kinds.values(), *(["depth"] if pricing.blocks else [])}),
+        "form": "graph" if isinstance(traced, Exported) else "own classes",
+        "training": _training(traced),
     }
+
+
+def _training(traced: Traced) -> str:
+    """What training runs, in one line.
+
+    The graph is that of evaluation: dropout is written down in it, but what hands its input on leaves no trace.
+    """
+    if not isinstance(traced, Exported):
+        return "training runs the model's own forward"
+    seen = {path for node in traced.graph.nodes for path in node.meta["scope"]}
+    lost: Counter[str] = Counter()
+    for path, module in traced.model.named_modules():
+        chances = [getattr(module, name, 0) for name in ("p", "drop_prob")]
+        if isinstance(module, nn.MultiheadAttention) and module.dropout > 0:
+            lost["the dropout inside of MultiheadAttention"] += 1
+        elif path not in seen and any(isinstance(p, int | float) and p > 0 for p in chances):
+            lost[type(module).__name__] += 1
+    if not lost:
+        return "training runs the graph of evaluation, dropout included"
+    told = ", ".join(f"{kind} ({count}x)" for kind, count in lost.items())
+    return f"training runs the graph of evaluation: dropout stays, but without {told}"
 
 
 def fixed_reasons(pricing: Pricing) -> dict[str, str]:
@@ -59,7 +94,7 @@ def fixed_reasons(pricing: Pricing) -> dict[str, str]:
         if reason is not None:
             reasons[path] = reason
     for path in flow.traced.uncalled:
-        reasons.setdefault(path, "not called in evaluation mode")
+        reasons.setdefault(path, NOT_CALLED)
     for node in flow.traced.graph.nodes:
         if node.op == "call_module" and str(node.target) not in flow.writes.keys() | flow.reads.keys():
             layer = flow.module(node)

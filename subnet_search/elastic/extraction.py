@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.elastic.graph import Example, call_arguments, enclosing, home_paths
-from subnet_search.elastic.layers import Active, ElasticLayer, make_plain, take
+from subnet_search.elastic.graph_form import RunsGraph
+from subnet_search.elastic.layers import ElasticLayer, kept_part, make_plain
 from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.source import build_from_source, graph_source
 from subnet_search.elastic.states import assign_state
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet, active_part
@@ -104,14 +106,32 @@ def cut_out(supernet: Supernet, config: SubnetConfig, statistics: Statistics | N
     config = supernet.space.canonical(config)
     if statistics is not None and statistics.config_key != config.key:
         raise InvalidInput(f"statistics belong to sub-net {statistics.config_key}, not to {config.key}")
-    net = apply_plan(_plain_skeleton(supernet.model), layer_plan(supernet, config))
-    state = _sliced_state(supernet, config)
+    if isinstance(supernet.model, RunsGraph):
+        net, state = _from_graph(supernet, config)
+    else:
+        net = apply_plan(_plain_skeleton(supernet.model), layer_plan(supernet, config))
+        state = _sliced_state(supernet, config)
     if statistics is not None:
         state.update({name: tensor.clone() for name, tensor in statistics.values.items()})
     assign_state(net, state)
     largest = config == supernet.space.largest()
     net.calibrated = statistics is not None or largest or not supernet.uses_batch_norm  # type: ignore[assignment]
     return net
+
+
+def _from_graph(supernet: Supernet, config: SubnetConfig) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A sub-net of the graph form, as a module of torch operators with tensors of its own."""
+    source, tensors = graph_source(supernet, config)
+    net = build_from_source(source, f"<sub-net {config.key}>")
+    own = net.state_dict(keep_vars=True)
+    trained = dict(supernet.model.named_parameters(remove_duplicate=False))
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        copied = tensor.detach().clone(memory_format=torch.contiguous_format)
+        is_parameter = isinstance(own[name], nn.Parameter)
+        state[name] = nn.Parameter(copied, trained[name].requires_grad) if is_parameter else copied
+    net.train(supernet.model.training)
+    return net, state
 
 
 def layer_plan(supernet: Supernet, config: SubnetConfig) -> dict[str, Any]:
@@ -222,21 +242,10 @@ def _sliced_state(supernet: Supernet, config: SubnetConfig) -> dict[str, Tensor]
         layer = supernet.model.get_submodule(path)
         kept = tensor
         if path in supernet.sites and isinstance(layer, ElasticLayer) and tensor.ndim > 0:
-            kept = _slice(layer, leaf, tensor, active_part(layer, supernet.sites[path], units))
+            kept = kept_part(layer, leaf, tensor, active_part(layer, supernet.sites[path], units))
         if id(tensor) not in copies:
             copy_ = kept.detach().clone(memory_format=torch.contiguous_format)
             is_parameter = isinstance(tensor, nn.Parameter)
             copies[id(tensor)] = nn.Parameter(copy_, tensor.requires_grad) if is_parameter else copy_
         state[name] = copies[id(tensor)]
     return state
-
-
-def _slice(layer: Any, name: str, tensor: Tensor, part: Active) -> Tensor:
-    if isinstance(layer, PaddedShortcut):
-        return tensor if part.sources is None else part.sources
-    if hasattr(layer, "num_features"):
-        return take(tensor, 0, part.inputs)
-    tensor = take(tensor, 0, part.outputs)
-    if name == "weight" and getattr(layer, "groups", 1) == 1:
-        return take(tensor, 1, part.inputs)
-    return tensor

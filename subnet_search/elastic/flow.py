@@ -60,6 +60,11 @@ class Flow:
         self.channels.freeze(ids, f"it reads {node.name}, whose channels could not be followed")
         return Layout(axis, ids)
 
+    def axes(self, node: fx.Node) -> list[tuple[int, np.ndarray]]:
+        """The axes of the node's tensor that carry channels, each with the ids along it."""
+        layout = self.layouts.get(node)
+        return [] if layout is None else [(layout.axis, layout.ids)]
+
     def read(self, node: fx.Node, ids: np.ndarray) -> None:
         """Notes that the layer called by `node` reads these channels (again, if it is called again)."""
         path = str(node.target)

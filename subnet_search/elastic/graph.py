@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,16 +173,17 @@ def trace(model: nn.Module, example: Example) -> Traced:
         InvalidInput: the model does not run on the example.
     """
     model = copied(model).eval()
-    check_runs(model, example)
+    left_out = _defaults_of_rest(model, example)
     opaque: dict[str, str] = {}
     while True:
         tracer = _ScopedTracer(opaque)
         try:
-            graph = tracer.trace(model)
+            graph = tracer.trace(model, left_out)
             break
         except Exception as error:  # user code runs here: anything can come
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first_line = _first_line(error)
             if tracer.failed_in is None or tracer.failed_in in opaque:
+                check_runs(model, example)
                 raise UntraceableModelError(
                     f"{type(model).__name__}.forward cannot be traced: {first_line}. Move the part that depends "
                     "on tensor values into a module of its own; that module then keeps its full width."
@@ -191,15 +193,36 @@ def trace(model: nn.Module, example: Example) -> Traced:
     values = list(args)
     for node in [n for n in graph.nodes if n.op == "placeholder"][len(args) :]:
         values.append(kwargs.get(str(node.target), node.args[0] if node.args else None))
-    with torch.no_grad():
-        _ShapeReader(fx.GraphModule(model, graph)).run(*values)
+    try:
+        with torch.no_grad():
+            _ShapeReader(fx.GraphModule(model, graph)).run(*values)
+    except Exception as error:  # user code runs here: anything can come
+        check_runs(model, example)
+        raise UntraceableModelError(
+            f"what was traced of {type(model).__name__} does not run: {_first_line(error)}. Its forward asks for more than tensors "
+            "tell while they are traced (an input that is None, say)"
+        ) from error
     return Traced(model, graph, tuple(tracer.calls), opaque)
 
 
+def _defaults_of_rest(model: nn.Module, example: Example) -> dict[str, Any]:
+    """The arguments that the example leaves out: the forward may ask whether they are None."""
+    args, kwargs = call_arguments(example)
+    return {
+        parameter.name: parameter.default
+        for parameter in list(inspect.signature(model.forward).parameters.values())[len(args) :]
+        if parameter.name not in kwargs and parameter.default is not parameter.empty
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of the model; one that cannot be copied is refused."""
+    """A copy of the model with buffers of its own, which shares the parameters; one that cannot be copied is refused."""
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
     except Exception as error:  # user code runs here: anything can come
         raise InvalidInput(
             f"{type(model).__name__} cannot be copied: {str(error).strip().splitlines()[0]} Conversion works on a "
@@ -238,12 +261,12 @@ def at_batch_one(example: Example) -> Example:
     return first(example) if isinstance(example, Tensor) else tuple(first(value) for value in args)
 
 
-def check_runs(model: nn.Module, example: Example) -> None:
-    """Refuses an example that the model cannot take."""
+def check_runs(model: nn.Module, example: Example) -> Any:
+    """The model's answer; an example that it cannot take is refused."""
     args, kwargs = call_arguments(example)
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            return model(*args, **kwargs)
     except Exception as error:  # user code runs here: anything can come
         shapes = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         raise InvalidInput(

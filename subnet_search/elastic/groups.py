@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subnet_search.elastic.arrangement import arrangements
 from subnet_search.elastic.flow import Flow
+from subnet_search.elastic.operators import LabelFlow
 
 Kept = slice | Tensor | None  # which positions of an axis a sub-net keeps; None keeps all
 
@@ -59,14 +61,19 @@ class ChannelMap:
         """The positions that stay when each group keeps its first `units[group]` units."""
         wanted = tuple(units[name] for name in self.groups)
         if wanted not in self._cache:
-            limits = np.array([*wanted, np.iinfo(np.int64).max])
-            index = np.flatnonzero(self.unit_at < limits[self.group_at])
+            index = np.flatnonzero(self.mask(units))
             contiguous = len(index) > 0 and index[-1] == len(index) - 1
             whole = len(index) == self.size
             self._cache[wanted] = (
                 None if whole else slice(0, len(index)) if contiguous else torch.from_numpy(index)
             )
         return self._cache[wanted]
+
+    def mask(self, units: Mapping[str, int]) -> np.ndarray:
+        """For every position whether it stays, bool `[size]`."""
+        limits = np.array([*(units[name] for name in self.groups), np.iinfo(np.int64).max])
+        mask: np.ndarray = self.unit_at < limits[self.group_at]
+        return mask
 
     def positions_per_unit(self) -> dict[str, int]:
         """How many positions one unit of each group fills."""
@@ -112,19 +119,31 @@ class Site:
 class Grouping:
     """All groups by name in forward order, and the layers that touch them by path."""
 
-    flow: Flow
+    flow: Flow | LabelFlow
     groups: Mapping[str, Group]
     place: Mapping[int, tuple[str, int]]  # representative of a channel class -> (group, unit)
 
     @cached_property
     def sites(self) -> dict[str, Site]:
         """Every layer that a rule gave channels to read or write, in forward order."""
-        order = {str(node.target): i for i, node in enumerate(self.flow.traced.graph.nodes)}
-        paths = {*self.flow.writes, *self.flow.reads}
+        nodes = enumerate(self.flow.traced.graph.nodes)
+        order = {str(node.target): i for i, node in nodes if node.op == "call_module"}
+        paths = {*self.flow.writes, *self.flow.reads} & set(order)
         return {
             path: Site(path, self._map(self.flow.reads.get(path)), self._map(self.flow.writes.get(path)))
             for path in sorted(paths, key=lambda p: order[p])
         }
+
+    @cached_property
+    def parameters(self) -> dict[str, dict[int, ChannelMap]]:
+        """The parameters that belong to no layer of ours: the maps of their elastic axes, by name."""
+        if isinstance(self.flow, Flow):
+            return {}
+        found: dict[str, dict[int, ChannelMap]] = {}
+        for name, factors in self.flow.parameters.items():
+            maps = {f.shape.index(max(f.shape)): self.channel_map(f.flatten().numpy()) for f in factors}
+            found[name] = {axis: m for axis, m in maps.items() if m.groups}
+        return found
 
     def _map(self, ids: np.ndarray | None) -> ChannelMap | None:
         return None if ids is None else self.channel_map(ids)
@@ -141,12 +160,12 @@ class Grouping:
         )
 
 
-def compile_groups(flow: Flow, choices: Callable[[int, int], tuple[int, ...]]) -> Grouping:
+def compile_groups(flow: Flow | LabelFlow, choices: Callable[[int, int, Sequence[str]], tuple[int, ...]]) -> Grouping:
     """Gathers coupled channels into groups.
 
     Args:
         flow: the channels that layers read and write.
-        choices: from (units, channels of one unit) to the widths to choose from; a group with a single
+        choices: from (units, channels of one unit, paths of the writers) to the widths to choose from; a group with a single
             choice is no group, its channels are fixed.
     """
     roots = {
@@ -154,34 +173,45 @@ def compile_groups(flow: Flow, choices: Callable[[int, int], tuple[int, ...]]) -
         for side, table in (("w", flow.writes), ("r", flow.reads))
         for path, ids in table.items()
     }
+    if not isinstance(flow, Flow):
+        roots |= {
+            ("p", f"{name}[{axis}]"): flow.channels.roots(f.flatten().numpy())
+            for name, factors in flow.parameters.items()
+            for axis, f in enumerate(factors)
+        }
     members = _classes_by_signature(flow, roots)
     groups: dict[str, Group] = {}
     place: dict[int, tuple[str, int]] = {}  # root -> (group, unit)
     for signature, classes in members.items():
         (_, first), per_unit = signature[0]
         name = first if first not in groups else f"{first}[{sum(g.split('[')[0] == first for g in groups)}]"
-        widths = choices(len(classes), per_unit)
+        paths = {side: tuple(p for (s, p), _ in signature if s == side) for side in "wr"}
+        widths = choices(len(classes), per_unit, paths["w"])
         if len(widths) < 2:
             reason = f"no smaller width: {len(classes)} unit(s) of {per_unit} channel(s)"
             flow.channels.freeze(np.array(list(classes)), reason)
             continue
-        paths = {side: tuple(p for (s, p), _ in signature if s == side) for side in "wr"}
+        paths["r"] += tuple(dict.fromkeys(p.partition("[")[0] for (s, p), _ in signature if s == "p"))
         groups[name] = Group(name, len(classes), per_unit, widths, paths["w"], paths["r"])
         place.update({root: (name, unit) for unit, root in enumerate(classes)})
     return Grouping(flow, groups, place)
 
 
-_Signature = tuple[tuple[tuple[str, str], int], ...]  # ((side, path), positions) of every tensor it is in
+_Signature = tuple[tuple[tuple[str, str], int], ...]  # ((side, path), positions) of every tensor it is in, and moves
 
 
 def _classes_by_signature(
-    flow: Flow, roots: Mapping[tuple[str, str], np.ndarray]
+    flow: Flow | LabelFlow, roots: Mapping[tuple[str, str], np.ndarray]
 ) -> dict[_Signature, dict[int, None]]:
-    """Elastic classes that fill the same places alike, so that any order of them is as good."""
+    """Elastic classes that fill the same places alike and are moved alike, so that any order of them is as good."""
     occurrences: dict[int, dict[tuple[str, str], int]] = defaultdict(dict)
     for where, array in roots.items():  # writers come first, in forward order
         for root, count in zip(*np.unique(array, return_counts=True), strict=True):
             occurrences[int(root)][where] = int(count)
+    if not isinstance(flow, Flow):
+        for operator, numbers in arrangements(flow):
+            for root, number in numbers.items():
+                occurrences[root]["moved", operator] = number
     members: dict[_Signature, dict[int, None]] = defaultdict(dict)
     for (side, _), array in roots.items():
         if side == "w":

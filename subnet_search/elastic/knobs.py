@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import nn
@@ -11,31 +12,47 @@ from torch import nn
 from search_spaces import InvalidInput, Knob, SearchSpace
 from subnet_search.elastic.flow import Flow, matches
 from subnet_search.elastic.groups import Group, Grouping
+from subnet_search.elastic.operators import LabelFlow
 from subnet_search.settings import ElasticSettings
+
+
+T = TypeVar("T")
 
 
 class EmptySpaceError(InvalidInput):
     """Nothing in the model can be made elastic."""
 
 
-def width_choices(units: int, unit_channels: int, settings: ElasticSettings) -> tuple[int, ...]:
+def width_choices(
+    units: int, unit_channels: int, settings: ElasticSettings, writers: Sequence[str] = ()
+) -> tuple[int, ...]:
     """The widths a group offers, in channels of its first writer, ascending; the last is the full width.
 
     Multiples of `step` channels (of whole units) from `min_share` upwards; with `groups_per_layer` G, the G
-    multiples of a G-th instead.
+    multiples of a G-th instead. `steps` and `min_shares` of the settings hold for groups with such a writer.
     """
     if not settings.width:
         return (units * unit_channels,)
+    step = _last_matching(settings.steps, writers)
+    min_share = _last_matching(settings.min_shares, writers) or settings.min_share
+    if step is not None:
+        settings = settings.model_copy(update={"step": step, "groups_per_layer": None})
     if settings.groups_per_layer:
         parts = settings.groups_per_layer
         chosen = {max(1, round(units * part / parts)) for part in range(1, parts + 1)}
-        smallest = settings.min_share * units
+        smallest = min_share * units
         chosen = {c for c in chosen if c >= smallest} | {units}
     else:
         step = max(1, round(settings.step / unit_channels))
-        first = max(step, -(-int(np.ceil(settings.min_share * units)) // step) * step)
+        first = max(step, -(-int(np.ceil(min_share * units)) // step) * step)
         chosen = {*range(first, units, step), units}
     return tuple(c * unit_channels for c in sorted(chosen))
+
+
+def _last_matching(told: Mapping[str, T], writers: Sequence[str]) -> T | None:
+    """What the last pattern that names one of the writers says."""
+    found = [value for pattern, value in told.items() if any(matches(path, (pattern,)) for path in writers)]
+    return found[-1] if found else None
 
 
 def tie_groups(groups: Mapping[str, Group], ties: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -100,6 +117,6 @@ def span_space(
     return SearchSpace(tuple(knobs), {k: tuple(sorted(c)) for k, c in inactive.items() if c})
 
 
-def _reasons(flow: Flow) -> dict[str, str]:
+def _reasons(flow: Flow | LabelFlow) -> dict[str, str]:
     found = {path: flow.channels.reason(int(ids[0])) for path, ids in flow.writes.items()}
     return {path: reason for path, reason in found.items() if reason}

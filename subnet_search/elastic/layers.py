@@ -105,6 +105,18 @@ def sliced_conv_weight(conv: Any, active: Active) -> tuple[Tensor, int]:
     return weight, conv.groups * active.num_outputs // conv.out_channels
 
 
+def kept_part(layer: Any, name: str, tensor: Tensor, part: Active) -> Tensor:
+    """The kept part of a layer's parameter or buffer."""
+    if isinstance(layer, PaddedShortcut):
+        return tensor if part.sources is None else part.sources
+    if hasattr(layer, "num_features") or isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+        return take(tensor, 0, part.inputs)
+    tensor = take(tensor, 0, part.outputs)
+    if name == "weight" and getattr(layer, "groups", 1) == 1:
+        return take(tensor, 1, part.inputs)
+    return tensor
+
+
 class ElasticConv1d(ElasticConv, nn.Conv1d):
     """`[B, C, L]` with C sliced."""
 
@@ -194,6 +206,39 @@ class ElasticBatchNorm3d(ElasticBatchNorm, nn.BatchNorm3d):
     """Batch norm over `[B, C, D, H, W]`."""
 
 
+class ElasticLayerNorm(ElasticLayer, nn.LayerNorm):
+    """Layer norm over `[..., C]` with C sliced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises over the kept channels."""
+        active = self.active
+        if active is None:
+            return super().forward(x)
+        _expect(self, x.shape[-1], active.num_inputs)
+        weight = None if self.weight is None else take(self.weight, 0, active.inputs)
+        bias = None if self.bias is None else take(self.bias, 0, active.inputs)
+        return F.layer_norm(x, (active.num_inputs,), weight, bias, self.eps)
+
+
+class ElasticGroupNorm(ElasticLayer, nn.GroupNorm):
+    """Group norm over `[B, C, ...]` with whole groups of C sliced (all channels alike, where there is one group)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises each of the kept groups."""
+        active = self.active
+        if active is None:
+            return super().forward(x)
+        _expect(self, x.shape[1], active.num_inputs)
+        weight = None if self.weight is None else take(self.weight, 0, active.inputs)
+        bias = None if self.bias is None else take(self.bias, 0, active.inputs)
+        return F.group_norm(x, kept_norm_groups(self, active.num_inputs), weight, bias, self.eps)
+
+
+def kept_norm_groups(norm: nn.GroupNorm, channels: int) -> int:
+    """The number of groups of a group norm that keeps so many channels."""
+    return 1 if norm.num_groups == 1 else norm.num_groups * channels // norm.num_channels
+
+
 class ElasticPaddedShortcut(ElasticLayer, PaddedShortcut):
     """The zero-padded shortcut between two streams that shrink independently."""
 
@@ -226,6 +271,8 @@ ELASTIC: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: ElasticBatchNorm1d,
     nn.BatchNorm2d: ElasticBatchNorm2d,
     nn.BatchNorm3d: ElasticBatchNorm3d,
+    nn.LayerNorm: ElasticLayerNorm,
+    nn.GroupNorm: ElasticGroupNorm,
     PaddedShortcut: ElasticPaddedShortcut,
 }
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {elastic: plain for plain, elastic in ELASTIC.items()}
@@ -241,6 +288,11 @@ def make_layer_elastic(layer: nn.Module) -> None:
     if kind not in ELASTIC:
         ELASTIC[kind] = type(f"Elastic{kind.__name__}", (ELASTIC[base], kind), {})
         _PLAIN[ELASTIC[kind]] = kind
+    layer.__class__ = ELASTIC[kind]
+
+
+def make_exactly_elastic(layer: nn.Module, kind: type[nn.Module]) -> None:
+    """Exchanges the class of a layer for the elastic one of a plain kind, whatever a sub-class adds to it."""
     layer.__class__ = ELASTIC[kind]
 
 

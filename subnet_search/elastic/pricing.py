@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import fx, nn
 
 from search_spaces import CostTable, SearchSpace
+from subnet_search.elastic.exported import Exported, aten
 from subnet_search.elastic.flow import Flow
 from subnet_search.elastic.graph import enclosing, home_paths
 from subnet_search.elastic.groups import ChannelMap, Grouping
+from subnet_search.elastic.operators import LabelFlow, arguments
 from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.products import other_macs, products
 
 Terms = dict[tuple[str, ...], int]  # monomial (sorted knob names) -> coefficient
 
@@ -35,7 +39,7 @@ class Pricing:
     blocks: Sequence[str]
 
     @property
-    def flow(self) -> Flow:
+    def flow(self) -> Flow | LabelFlow:
         """The channels this is about."""
         return self.grouping.flow
 
@@ -60,11 +64,14 @@ class Pricing:
         for node in self.flow.traced.graph.nodes:
             terms = self._formula(node)
             if terms is None:
-                terms = {(): node.meta["macs"]}
+                is_graph = isinstance(self.flow.traced, Exported)
+                terms = {(): other_macs(node) if is_graph else node.meta["macs"]}
             result[node] = times(terms, self._guard(node.meta["scope"]))
         return result
 
     def _formula(self, node: fx.Node) -> Terms | None:
+        if node.op == "call_function" and (product := products(node)):
+            return self._of_products(product)
         site = self.grouping.sites.get(str(node.target)) if node.op == "call_module" else None
         if site is None or site.reads is None or site.writes is None:
             return self._fixed_formula(node)
@@ -72,7 +79,7 @@ class Pricing:
         outputs, inputs = self.width(site.writes), self.width(site.reads)
         shape = self.flow.shape(node)
         if isinstance(layer, nn.Linear):
-            return scaled(times(outputs, inputs), math.prod(shape[:-1]))
+            return functools.reduce(times, (self.axis(node, a) for a in range(len(shape) - 1)), times(outputs, inputs))
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             per_position = math.prod(layer.kernel_size) * math.prod(shape[2:]) * shape[0]
             if layer.groups > 1:
@@ -95,7 +102,10 @@ class Pricing:
         count: list[Terms] = []
         weights: list[Terms] = []
         homes = home_paths(self.flow.traced.model)
-        for names, parameter in _parameters(self.flow.traced.model):
+        traced = self.flow.traced
+        for names, parameter in _parameters(traced.model):
+            if isinstance(traced, Exported) and traced.held.isdisjoint(names):
+                continue  # an extracted sub-net goes without it
             path, _, leaf = names[0].rpartition(".")
             guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
             fewest = min(guards, key=len)  # it stays while one of its names does
@@ -105,7 +115,32 @@ class Pricing:
             weights.append(scaled(terms, parameter.element_size()))
         return add(count), add(weights)
 
+    def _of_products(self, found: Sequence[Sequence[tuple[fx.Node, int, int]]]) -> Terms:
+        """Multiply-adds of products of tensors: the sizes of all their letters multiplied."""
+        terms: list[Terms] = []
+        for letters in found:
+            one: Terms = {(): 1}
+            for node, axis, share in letters:
+                width = self.axis(node, axis)
+                one = scaled(one, node.meta["shape"][axis] // share) if share > 1 else times(one, width)
+            terms.append(one)
+        return add(terms)
+
+    def axis(self, node: fx.Node, axis: int) -> Terms:
+        """How many positions of a tensor's axis a sub-net keeps."""
+        axis %= len(node.meta["shape"])
+        for one, ids in self.flow.axes(node):
+            if one == axis:
+                return self.width(self.grouping.channel_map(ids))
+        return {(): node.meta["shape"][axis]}
+
     def _parameter(self, path: str, leaf: str, shape: tuple[int, ...]) -> Terms:
+        maps = self.grouping.parameters.get(f"{path}.{leaf}" if path else leaf)
+        if maps is not None:
+            terms: Terms = {(): 1}
+            for axis, size in enumerate(shape):
+                terms = times(terms, self.width(maps[axis]) if axis in maps else {(): size})
+            return terms
         site = self.grouping.sites.get(path)
         if site is None or not shape:
             return {(): math.prod(shape)}
@@ -130,7 +165,7 @@ class Pricing:
     def peak_steps(self) -> tuple[Terms, ...]:
         """Bytes of all live tensors at every step of the execution."""
         nodes = list(self.flow.traced.graph.nodes)
-        memory = _memory(nodes)
+        memory = _memory(nodes, self._copies)
         last_use = {memory[n]: i for i, node in enumerate(nodes) for n in _touched(node) if n in memory}
         size = {owner: self._bytes(owner) for owner in set(memory.values())}
         handed_on = [
@@ -153,12 +188,20 @@ class Pricing:
             alive = [owner for owner in alive if last_use[owner] > i]
         return tuple(_undominated(steps))
 
+    def _copies(self, node: fx.Node) -> bool:
+        """Whether a sub-net copies what the model only looks at: every so-manieth of its channels."""
+        if node.target is not aten.slice.Tensor:
+            return False
+        given = arguments(node)
+        return given["step"] != 1 and any(self.axis(given["self"], given["dim"]))  # a monomial names a knob
+
     def _bytes(self, node: fx.Node) -> Terms:
-        shape, layout = self.flow.shape(node), self.flow.layouts.get(node)
-        if layout is None:
-            return {(): math.prod(shape) * BYTES_PER_ACTIVATION}
-        others = math.prod(shape) // max(shape[layout.axis], 1)
-        return scaled(self.width(self.grouping.channel_map(layout.ids)), others * BYTES_PER_ACTIVATION)
+        terms: Terms = {(): BYTES_PER_ACTIVATION}
+        elastic = dict(self.flow.axes(node))
+        for axis, size in enumerate(self.flow.shape(node)):
+            width = self.width(self.grouping.channel_map(elastic[axis])) if axis in elastic else {(): size}
+            terms = times(terms, width)
+        return terms
 
 
 def add(polynomials: Iterable[Terms]) -> Terms:
@@ -224,12 +267,25 @@ def _ways(start: fx.Node, goal: fx.Node, links: Sequence[_HandedOn]) -> Iterator
                     yield (link.block, *way)
 
 
-def _memory(nodes: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
+def _memory(nodes: Sequence[fx.Node], copies: Callable[[fx.Node], bool]) -> dict[fx.Node, fx.Node]:
     """The node whose memory each tensor lives in: itself, or the one it is a view or overwrite of."""
-    first: dict[int, fx.Node] = {}
-    return {
-        node: first.setdefault(node.meta["memory"], node) for node in nodes if node.meta["memory"] is not None
-    }
+    found: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        memory = node.meta["memory"]
+        if memory is not None:
+            same = (n for n in _tensors_into(node) if n.meta["memory"] == memory)
+            first = None if copies(node) else next(same, None)
+            found[node] = node if first is None else found[first]
+    return found
+
+
+def _tensors_into(node: fx.Node) -> Iterator[fx.Node]:
+    """The tensors that an operation is given, also those that come in a list."""
+    for given in node.all_input_nodes:
+        if given.meta["shape"] is None:
+            yield from _tensors_into(given)
+        else:
+            yield given
 
 
 def _touched(node: fx.Node) -> tuple[fx.Node, ...]:

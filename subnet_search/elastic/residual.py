@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import fx, nn
 
 from subnet_search.elastic.flow import matches
@@ -27,6 +28,9 @@ def skippable_blocks(traced: Traced, exclude: Sequence[str] = ()) -> tuple[str, 
     trivial = {
         str(n.target) for n in traced.graph.nodes if n.op == "call_module" and _passes(traced, n, DROPOUTS)
     }
+    trivial |= {
+        path for path, made in calls.items() if all(_only_passes_on(call) for call in made)
+    }
     called = {str(n.target) for n in traced.graph.nodes if n.op == "call_module"} | set(calls)
     order = {path: i for i, path in enumerate(_order_of_start(traced))}
     homes = home_paths(traced.model)
@@ -41,6 +45,14 @@ def skippable_blocks(traced: Traced, exclude: Sequence[str] = ()) -> tuple[str, 
 
 def _children_of(block: nn.Module, path: str, homes: Mapping[str, str], called: set[str]) -> set[str]:
     return {homes[f"{path}.{name}"] for name, _ in block.named_children()} & called or {""}
+
+
+def _only_passes_on(call: Call) -> bool:
+    """Whether a call changes nothing, such as that of a dropout in an exported graph."""
+    node = call.output
+    while node is not None and node.target in _IDENTITIES:
+        node = node.all_input_nodes[0]
+    return node is not None and (node,) == call.inputs
 
 
 def _order_of_start(traced: Traced) -> list[str]:
@@ -59,7 +71,13 @@ def _adds_to_its_input(traced: Traced, call: Call) -> bool:
     return _reaches(traced, node, source)
 
 
-_RELUS = frozenset({nn.functional.relu, "relu", "relu_"})
+aten = torch.ops.aten
+_RELUS = frozenset({nn.functional.relu, "relu", "relu_", aten.relu.default, aten.relu_.default})
+_ADDITIONS = ADDITIONS | {aten.add.Tensor, aten.add_.Tensor}
+_IDENTITIES = frozenset({
+    aten.dropout.default, aten.feature_dropout.default, aten.alias.default, aten.contiguous.default,
+    aten.clone.default,
+})  # fmt: skip
 
 
 def _reaches(traced: Traced, node: fx.Node, source: fx.Node) -> bool:
@@ -69,9 +87,10 @@ def _reaches(traced: Traced, node: fx.Node, source: fx.Node) -> bool:
         here, added = open_nodes.pop()
         if here is source and added:
             return True
-        is_addition = here.target in ADDITIONS
+        is_addition = here.target in _ADDITIONS
         through = (
             is_addition
+            or here.target in _IDENTITIES
             or (here.op == "call_function" and function_key(here.target) in IDENTITY_FUNCTIONS)
             or _passes(traced, here, DROPOUTS)
         )

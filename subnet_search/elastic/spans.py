@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces import SubnetConfig
 from subnet_search.elastic.folding import Fold, find_folds
+from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.layers import ElasticBatchNorm, ElasticLayer, SkippableBlock
 from subnet_search.elastic.supernet import Supernet
 
@@ -44,7 +45,7 @@ class Span:
 def cut_into_spans(
     supernet: Supernet, fits: Callable[[int], bool], most_variants: float = MOST_VARIANTS
 ) -> tuple[Span, ...]:
-    """The spans of a supernet, in order; a network that cannot be cut is one span.
+    """The spans of a supernet, in order; a network that cannot be cut, or runs its graph, is one span.
 
     A cut is where one tensor carries everything, where few different sub-nets have been possible so far, and where
     enough was computed since the last one.
@@ -57,8 +58,8 @@ def cut_into_spans(
     folds = find_folds(supernet.model)
     whole = (Span(supernet, supernet.batch_norms, tuple(folds)),)
     example = supernet.example
-    if not isinstance(example, Tensor):
-        return whole
+    if not isinstance(example, Tensor) or isinstance(supernet.model, RunsGraph):
+        return whole  # a trace of a graph form would write down the numbers of the sub-net that is active now
     try:
         graph = _CoarseTracer().trace(supernet.model)
         cuts = list(_chosen_cuts(supernet, graph, fits, most_variants))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
 from subnet_search.elastic.graph import Example
+from subnet_search.elastic.graph_form import RunsGraph, tensor_of
 from subnet_search.elastic.groups import ChannelMap, Group, Kept, Site
 from subnet_search.elastic.layers import Active, ElasticBatchNorm, ElasticLayer, is_batch_norm
 from subnet_search.elastic.padding import PaddedShortcut
@@ -55,6 +56,8 @@ class Supernet(nn.Module):
         self.sites, self.blocks, self.coverage, self.example = sites, blocks, coverage, example
         self._largest = space.largest()
         self._active = self._largest
+        if isinstance(model, RunsGraph):
+            self.activate(self._largest)
 
     @property
     def active(self) -> SubnetConfig:
@@ -105,6 +108,10 @@ class Supernet(nn.Module):
             if isinstance(norm, ElasticBatchNorm):
                 norm.updates_running = is_largest
                 norm.statistics = None if statistics is None else statistics.of(path)
+        if isinstance(self.model, RunsGraph):
+            skipped = [block for block in self.blocks if config[block] == 0]
+            device = next(self.model.parameters()).device
+            self.model.choice = self.model.graph_form.choice(units, skipped, device)
         self._active = config
 
     @contextmanager
@@ -160,6 +167,12 @@ class Supernet(nn.Module):
         orders = {name: self._checked_order(name, order) for name, order in ranking.items()}
         for path, site in self.sites.items():
             _permute(self.model.get_submodule(path), site, orders)
+        if isinstance(self.model, RunsGraph):
+            for name, maps in self.model.graph_form.parameters.items():
+                tensor = tensor_of(self.model, name)
+                for axis, channel_map in maps.items():
+                    order = torch.from_numpy(channel_map.permutation(orders)).to(tensor.device)
+                    tensor.copy_(tensor.index_select(axis, order))
 
     def _checked_order(self, name: str, order: Tensor) -> np.ndarray:
         if name not in self.groups:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from search_spaces import InvalidInput, SubnetConfig
+from search_spaces import InvalidInput, Knob, SubnetConfig
 from subnet_search.elastic.extraction import tensors_in
-from subnet_search.elastic.graph import Example, call_arguments, copied
+from subnet_search.elastic.graph import Example, call_arguments, check_runs, copied
 from subnet_search.elastic.supernet import Supernet
 
 
 @torch.no_grad()
 def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> dict[str, str]:
-    """Runs the largest and the smallest sub-net.
+    """Runs the largest sub-net, the narrowest and the smallest.
 
     Args:
         supernet: fresh from conversion.
         model: what it was made from.
-        also_training: also runs the smallest sub-net in training mode, in which more layers may be called.
+        also_training: also runs small sub-nets in training mode, in which more layers may be called.
 
     Returns:
         Paths of writers and blocks that the model's forward does not let shrink, with the reason; empty if all
@@ -27,10 +30,10 @@ def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> d
     """
     training = [(m, m.training) for root in (supernet, model) for m in root.modules()]
     try:
-        args, kwargs = call_arguments(supernet.example)
-        wanted = model.eval()(*args, **kwargs)
-        args, kwargs = call_arguments(supernet.example)
-        got = supernet.eval()(*args, **kwargs)
+        with without_fast_path():
+            wanted = check_runs(model.eval(), supernet.example)
+            args, kwargs = call_arguments(supernet.example)
+            got = supernet.eval()(*args, **kwargs)
         pairs = zip(tensors_in(wanted), tensors_in(got), strict=True)
         if not all(torch.equal(answer, again) for answer, again in pairs):
             if not all(answer.isfinite().all() for answer in tensors_in(wanted)):
@@ -41,16 +44,27 @@ def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> d
                 f"{type(model).__name__} answers the same input differently in two calls, or depends on the type of "
                 "its layers; in evaluation mode a model must be deterministic"
             )
-        if _failure(supernet, supernet.space.smallest()) is not None:
+        if not _lets_shrink(supernet):
             return _broken_parts(supernet)
         if not also_training or not _runs_in_training(model, supernet.example):
             return {}
         with torch.random.fork_rng(devices=[]):
             supernet.train()
-            return _broken_parts(supernet) if _failure(supernet, supernet.space.smallest()) else {}
+            return {} if _lets_shrink(supernet) else _broken_parts(supernet)
     finally:
         for module, mode in training:
             module.training = mode
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Attention by the operations that training uses, whose numbers differ in the last bits."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _failure(supernet: Supernet, config: SubnetConfig) -> str | None:
@@ -82,18 +96,41 @@ def _twice(example: Example) -> Example:
     return repeated
 
 
+def _lets_shrink(supernet: Supernet) -> bool:
+    """Whether the narrowest sub-net with all blocks runs, and the smallest, which skips blocks and what is in them."""
+    space = supernet.space
+    narrowest = {k.name: k.choices[-1] if k.kind == "depth" else k.smallest for k in space.knobs}
+    return all(_failure(supernet, config) is None for config in (SubnetConfig(narrowest), space.smallest()))
+
+
 def _broken_parts(supernet: Supernet) -> dict[str, str]:
-    """Tries every knob by itself."""
-    largest, broken = supernet.space.largest(), {}
-    for knob in supernet.space.knobs:
-        failure = _failure(supernet, SubnetConfig({**largest, knob.name: knob.smallest}))
-        if failure is not None:
-            tied = [g for g in supernet.groups.values() if supernet.knob_of[g.name] == knob.name]
-            for path in [path for group in tied for path in group.writers] or [knob.name]:
-                broken[path] = f"the model's forward fails when it shrinks: {failure}"
-    if not broken:
-        raise InvalidInput(
-            "the smallest sub-net does not run though every knob can be lowered alone: "
-            f"{_failure(supernet, supernet.space.smallest())}; raise min_share or exclude layers"
-        )
+    """Lowers one knob after the other, widths first, and leaves those alone with which the forward fails.
+
+    How many go at once is doubled until one of them fails, and that one is found by halving: broken parts are few and
+    often neighbours.
+    """
+    config, knobs, broken = dict(supernet.space.largest()), list(supernet.space.knobs), {}
+
+    def failure(count: int) -> str | None:
+        lowered = {knob.name: knob.smallest for knob in knobs[:count]}
+        return _failure(supernet, SubnetConfig({**config, **lowered}))
+
+    while knobs and failure(len(knobs)) is not None:
+        runs, fails = 0, 1
+        while failure(fails) is None:
+            runs, fails = fails, min(2 * fails, len(knobs))
+        while fails - runs > 1:
+            middle = (runs + fails) // 2
+            runs, fails = (middle, fails) if failure(middle) is None else (runs, middle)
+        reason, knob = failure(fails), knobs[runs]
+        for path in _written(supernet, knob):
+            broken[path] = f"the model's forward fails when it shrinks: {reason}"
+        config |= {one.name: one.smallest for one in knobs[:runs]}
+        knobs = knobs[fails:]
     return broken
+
+
+def _written(supernet: Supernet, knob: Knob) -> list[str]:
+    """The layers whose width a knob sets, or the block it may skip."""
+    tied = [group for group in supernet.groups.values() if supernet.knob_of[group.name] == knob.name]
+    return [path for group in tied for path in group.writers] or [knob.name]

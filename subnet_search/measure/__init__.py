@@ -9,12 +9,14 @@ from .evaluator import SupernetEvaluator, make_evaluator
 from .latency import LatencyMeter, measure_latency
 from .metrics import check_metrics, load_metrics
 from .prove import Proof, prove
+from .subnet_latency import SubnetLatency
 from .timing import Latency
 
 __all__ = [
     "Latency",
     "LatencyMeter",
     "Proof",
+    "SubnetLatency",
     "SupernetEvaluator",
     "answers",
     "check_calibrated",

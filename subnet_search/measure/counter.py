@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,19 +27,39 @@ def count_macs(net: nn.Module, example: Example) -> int:
         net: any network, used in evaluation mode.
         example: arguments of the call; its batch size counts.
     """
+    return sum(macs_by_operator(net, example).values())
+
+
+def macs_by_operator(net: nn.Module, example: Example) -> dict[str, int]:
+    """`count_macs`, operator by operator: "convolution", "addmm", "bmm" and the like."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
             evaluation_mode(net),
             torch.no_grad(),
+            _without_gradients(net),
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
         ):
             call(net, example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return int(counter.get_total_flops()) // 2
+    flops = counter.get_flop_counts().get("Global", {})
+    return {operator.__name__.partition(".")[0]: int(count) // 2 for operator, count in flops.items()}
+
+
+@contextmanager
+def _without_gradients(net: nn.Module) -> Iterator[None]:
+    """The counter follows gradients of what modules are given, and fails where that is a parameter under `no_grad`."""
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def count_params(net: nn.Module) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor
 from search_spaces import COST_NAMES, CostTable, InvalidInput, SubnetConfig, nearest_names
 from subnet_search.batches import device_of, first_images, input_size, on_device, resolve_device
 from subnet_search.data import Splits
-from subnet_search.elastic.extraction import cut_out
 from subnet_search.elastic.statistics import Statistics, recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import share_right
@@ -21,10 +20,11 @@ from subnet_search.measure.device import has_fast_bf16
 from subnet_search.measure.latency import LatencyMeter
 from subnet_search.measure.metrics import describe_function, load_metrics, metric_value
 from subnet_search.measure.passes import SharedPasses
+from subnet_search.measure.subnet_latency import SubnetLatency
 from subnet_search.measure.timing import Latency
 from subnet_search.record import Evaluation, Objective, check_objectives
 from subnet_search.record.objective import Goal
-from subnet_search.seeding import derive_seed, kept_generators, start_epoch
+from subnet_search.seeding import kept_generators, start_epoch
 from subnet_search.settings import LATENCY, OBJECTIVES, EvaluateSettings
 
 STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
@@ -76,7 +76,6 @@ class SupernetEvaluator:
     ) -> None:
         self.objectives = objectives
         self._supernet, self._device = supernet, resolve_device(settings.device)
-        self._seed = settings.seed
         self._size = input_size(supernet.example)
         rounds = settings.precision == "bf16" or (
             settings.precision == "auto" and has_fast_bf16(self._device)
@@ -97,10 +96,9 @@ class SupernetEvaluator:
                 size=self._size,
             )
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
-        self._latency = latency if any(map(_is_timed, objectives)) else None
-        if latency is None and any(map(_is_timed, objectives)):
-            whole = cut_out(supernet, supernet.space.largest()).to(self._device)
-            self._latency = LatencyMeter(whole, supernet.example)
+        self._latency: SubnetLatency | None = None
+        if any(map(_is_timed, objectives)):
+            self._latency = SubnetLatency(supernet, latency, device=settings.device, seed=settings.seed)
         self.context = self._checksum(settings)
         self._weights = self._version()
 
@@ -135,10 +133,7 @@ class SupernetEvaluator:
     def latency_of(self, config: SubnetConfig) -> Latency:
         """The latency of a sub-net, extracted; that of the largest one is the reference's, known already."""
         assert self._latency is not None
-        if config == self._supernet.space.largest():
-            return self._latency.reference
-        net = cut_out(self._supernet, config)  # statistics do not change its speed
-        return self._latency(net, derive_seed(self._seed, "latency", config.key))
+        return self._latency.of(config)
 
     def statistics_of(self, config: SubnetConfig) -> Statistics:
         """The batch-norm statistics of a sub-net on the calibration images, in the supernet's own precision."""

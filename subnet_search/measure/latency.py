@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -115,6 +116,12 @@ class LatencyMeter:
                 protocol=self._protocol,
                 seed=seed,
             )
+
+    def by(self, protocol: Protocol) -> LatencyMeter:
+        """The same meter, its reference known, by another protocol."""
+        meter = copy.copy(self)
+        meter._protocol = protocol
+        return meter
 
     @staticmethod
     def profile_of(reference: nn.Module, batch_size: int) -> dict[str, Any]:

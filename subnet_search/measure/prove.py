@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from search_spaces import SubnetConfig
 from subnet_search.batches import device_of, first_images, input_size
 from subnet_search.data import Batch
 from subnet_search.elastic.extraction import TOLERANCE, cut_out, difference_on
+from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import check_calibrated, evaluation_mode, top1_percent
@@ -29,7 +30,7 @@ class Proof:
     """What was promised of a sub-net, and what was found when that was checked independently.
 
     Attributes:
-        form: whether the net is made of the model's own classes or of a traced graph.
+        form: whether the net is made of the model's own classes or of the graph of its operations.
         max_abs_difference: between the extracted net and the supernet with that config active, on real
             inputs.
         reload_equal: the stored weights in a freshly built structure give bit for bit the net in memory.
@@ -92,7 +93,7 @@ def prove(
     equal = same_net(net, reloaded, inputs.to(device_of(net)))
     agrees = difference <= TOLERANCE * max(scale, 1.0)
     return Proof(
-        form="graph" if isinstance(reloaded, fx.GraphModule) else "own classes",
+        form="graph" if isinstance(supernet.model, RunsGraph) else "own classes",
         max_abs_difference=difference,
         reload_equal=equal,
         params=found[0],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from subnet_search.batches import device_of
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import evaluation_mode
-from subnet_search.ranking.scores import ends
+from subnet_search.ranking.ends import Attach, Change, End, around, ends
+from subnet_search.ranking.rows import Rows, beside, find_rows
 
 
 class Gates:
@@ -33,6 +33,7 @@ class Gates:
         self._units = sum(sizes)
         self.count = self._units + len(supernet.blocks)
         self.shift: Tensor | None = None  # of the batch at hand
+        self._rows: dict[End | str, Rows | None] = {}  # of ends, and of what comes out of blocks
 
     def by_name(self, values: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Values `[count]` of units by group and of blocks by path."""
@@ -47,84 +48,65 @@ class Gates:
         """The gates act on every call inside the scope: of the largest net in evaluation mode, its weights frozen."""
         net = self._supernet
         largest = net.subnet(net.space.largest())
-        with _frozen(net), evaluation_mode(net), largest, self._hooked(), torch.enable_grad():
+        with _frozen(net), evaluation_mode(net), largest, self._attached(), torch.enable_grad():
             yield
 
     @contextmanager
-    def _hooked(self) -> Iterator[None]:
-        model = self._supernet.model
-        hooks = [
-            model.get_submodule(path).register_forward_pre_hook(self._before(path, groups), with_kwargs=True)
-            for path, groups in self._ends().items()
-        ]
-        for place, path in enumerate(self._supernet.blocks, start=self._units):
-            block, inputs = model.get_submodule(path), list[Tensor]()
-            hooks.append(block.register_forward_pre_hook(_noting(inputs), with_kwargs=True))
-            hooks.append(block.register_forward_hook(self._after(place, inputs)))
-        try:
+    def _attached(self) -> Iterator[None]:
+        found = ends(self._supernet)
+        blocks = {block: around(self._supernet, block) for block in self._supernet.blocks}
+        places: dict[End | str, Attach] = {end: end.attach for end in found}
+        places |= {block: after for block, (_, after) in blocks.items()}
+        self._rows = find_rows(self._supernet, places)
+        with ExitStack() as attached:
+            for end, groups in found.items():
+                attached.callback(end.attach(self._scaling(end, groups)))
+            for place, (block, (before, after)) in enumerate(blocks.items(), start=self._units):
+                inputs = list[Tensor]()
+                attached.callback(before(_noting(inputs)))
+                attached.callback(after(self._adding(block, place, inputs)))
+            attached.callback(setattr, self, "shift", None)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.shift = None
 
-    def _ends(self) -> dict[str, list[str]]:
-        """The layers in which channels of groups end, by path, with these groups."""
-        found: dict[str, list[str]] = {}
-        for name in self._supernet.groups:
-            for path in ends(self._supernet, name):
-                found.setdefault(path, []).append(name)
-        return found
-
-    def _before(self, path: str, groups: list[str]) -> Callable[..., Any]:
-        """A hook that multiplies what a layer reads of these groups by 1 + shift."""
-        reads = self._supernet.sites[path].reads
-        assert reads is not None
+    def _scaling(self, end: End, groups: list[str]) -> Change:
+        """Multiplies what is read of these groups by 1 + shift."""
+        reads = end.reads
         first = [self._first[name] if name in groups else self.count for name in reads.groups]
         offset = np.array([*first, self.count])[reads.group_at]
         place = np.where(offset < self.count, offset + reads.unit_at, self.count)  # count: no gate
         at = torch.from_numpy(place).to(device_of(self._supernet))
-        axis = -1 if isinstance(self._supernet.model.get_submodule(path), nn.Linear) else 1
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def change(x: Tensor) -> Tensor:
             assert self.shift is not None
-            x = args[0] if args else next(iter(kwargs.values()))
             factor = 1 + F.pad(self.shift, (0, 1)).index_select(1, at)  # [B, channels read]
-            gated = x * _beside(factor, x, axis).to(x.dtype)
-            return ((gated, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): gated})
+            return x * beside(factor, x, end.axis, self._rows_of(end, x)).to(x.dtype)
 
-        return hook
+        return change
 
-    def _after(self, place: int, inputs: list[Tensor]) -> Callable[..., Any]:
-        """A hook that makes y + shift (y - x) of a block's answer y to the last x noted."""
+    def _adding(self, block: str, place: int, inputs: list[Tensor]) -> Change:
+        """Makes y + shift (y - x) of a block's answer y to the last x noted."""
 
-        def hook(_: nn.Module, __: Any, y: Tensor) -> Any:
+        def change(y: Tensor) -> Tensor:
             assert self.shift is not None
-            x = inputs.pop()
-            return y + _beside(self.shift[:, place : place + 1], y, 1).to(y.dtype) * (y - x)
+            x, shift = inputs.pop(), self.shift[:, place : place + 1]
+            return y + beside(shift, y, -1, self._rows_of(block, y)).to(y.dtype) * (y - x)
 
-        return hook
+        return change
+
+    def _rows_of(self, place: End | str, x: Tensor) -> Rows | None:
+        """What was found out; by default the images are the first axis, where that has their size."""
+        assert self.shift is not None
+        return self._rows.get(place, Rows(0, 1) if len(x) == len(self.shift) else None)
 
 
-def _noting(inputs: list[Tensor]) -> Callable[..., None]:
-    """A hook that notes a copy of a block's input, which the block may change in place."""
+def _noting(inputs: list[Tensor]) -> Change:
+    """Notes a copy of a block's input, which the block may change in place."""
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        (x,) = (*args, *kwargs.values())
+    def note(x: Tensor) -> Tensor:
         inputs.append(x.clone())
+        return x
 
-    return hook
-
-
-def _beside(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Values `[B, C]`, C or 1 channels, shaped to multiply x `[B, ...]` along an axis.
-
-    Where the batch is not the first axis of x, all of it has the values of the first image.
-    """
-    values = values if len(x) == len(values) else values[:1]
-    shape = [len(values), *[1] * (x.ndim - 1)]
-    shape[axis] = values.shape[1]
-    return values.reshape(shape)
+    return note
 
 
 @contextmanager

@@ -9,17 +9,17 @@ import torch
 from search_spaces import InvalidInput
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.ranking.scores import Ranking, Scores, best_first, new_scores, norms, per_output, weighted
+from subnet_search.ranking.scores import Ranking, Scores, best_first, filters, new_scores, norms
 
 
 def l1_ranking(supernet: Supernet, batches: Iterable[Batch]) -> Ranking:
     """Ranks units by the L1 norm of the filters that write them.
 
-    The score of unit u is  sum over writing layers of |W[u]|_1 / mean over filters of |W|_1.
+    The score of unit u is  sum over the weights that write it of |W[u]|_1 / mean over filters of |W|_1.
 
     Source:
         Li et al., "Pruning Filters for Efficient ConvNets", 2017, arXiv:1608.08710. Unlike the paper, all
-        layers that write a coupled group have a say, and an equal one.
+        weights that write a coupled group have a say, and an equal one.
 
     Returns:
         For each group the order `[group.units]`, best first; `batches` are not read.
@@ -61,7 +61,7 @@ def bn_scale_ranking(supernet: Supernet, batches: Iterable[Batch]) -> Ranking:
 def _l1_scores(supernet: Supernet) -> Scores:
     scores = new_scores(supernet)
     for name, group in supernet.groups.items():
-        for path, layer in weighted(supernet, group.writers).items():
-            norm = per_output(layer.weight.double().abs())
-            scores[name] += supernet.unit_sums(name, path, norm / norm.mean().clamp_min(1e-30), side="out")
+        for found in filters(supernet, group).values():
+            norm = found.sums(found.weight.double().abs())
+            scores[name] += found.per_unit(group, norm / norm.mean().clamp_min(1e-30))
     return scores

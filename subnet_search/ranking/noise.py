@@ -20,7 +20,7 @@ from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.progress import progress
 from subnet_search.ranking.gates import Gates
-from subnet_search.ranking.scores import Ranking, best_first, new_scores, weighted
+from subnet_search.ranking.scores import Filters, Ranking, best_first, filters, new_scores
 from subnet_search.seeding import derive_seed, kept_generators, start_epoch
 from subnet_search.training.losses import cross_entropy
 
@@ -226,9 +226,9 @@ def weight_noise_ranking(
     """Ranks units by the noise that training leaves on the filters that write them, the least first.
 
     A copy of the network is trained with  w_c + alpha_c sigma n  in place of each filter w_c: n is new N(0, 1) noise
-    at every step, sigma the standard deviation of the layer's weights, alpha_c a parameter of the filter that begins
-    at `initial` and shrinks the faster the more the loss minds. The score of a unit is the sum over writing layers
-    of |alpha_c| / mean of |alpha|; the largest go first.
+    at every step, sigma the standard deviation of the weight, alpha_c a parameter of the filter that begins
+    at `initial` and shrinks the faster the more the loss minds. The score of a unit is the sum over the weights that
+    write it of |alpha_c| / mean of |alpha|; the largest go first.
 
     Args:
         supernet: trained; it stays as it is.
@@ -256,16 +256,14 @@ def weight_noise_ranking(
     for parameter in trained.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
         parameter.grad = None
-    writers = {name: weighted(trained, group.writers) for name, group in trained.groups.items()}
-    layers = {path: layer for found in writers.values() for path, layer in found.items()}
-    alphas = {path: layer.weight.new_full((len(layer.weight),), initial) for path, layer in layers.items()}
-    alphas = {path: alpha.requires_grad_() for path, alpha in alphas.items()}
+    writers = {name: filters(trained, group) for name, group in trained.groups.items()}
+    weights = {name: found for by_name in writers.values() for name, found in by_name.items()}
+    alphas = {name: found.weight.new_full((found.makes.size,), initial) for name, found in weights.items()}
+    alphas = {name: alpha.requires_grad_() for name, alpha in alphas.items()}
     optimizer = torch.optim.SGD([*trained.parameters(), *alphas.values()], lr=lr)
     with kept_generators(), torch.enable_grad():
         for images, labels in _cycled(batches, trained, steps, seed):
-            noisy = {
-                f"model.{path}.weight": _noisy(layer.weight, alphas[path]) for path, layer in layers.items()
-            }
+            noisy = {f"model.{name}": _noisy(found, alphas[name]) for name, found in weights.items()}
             try:
                 logits = functional_call(trained, noisy, (images,), tie_weights=False)
             except ValueError as error:  # torch's: a variance needs two values
@@ -277,19 +275,19 @@ def weight_noise_ranking(
             loss.backward()
             optimizer.step()
     scores = new_scores(trained)
-    for name, found in writers.items():
-        for path in found:
-            level = alphas[path].detach().double().abs()
-            scores[name] -= trained.unit_sums(name, path, level / level.mean().clamp_min(1e-30), side="out")
+    for group, by_name in writers.items():
+        for name, found in by_name.items():
+            level = alphas[name].detach().double().abs()
+            scores[group] -= found.per_unit(trained.groups[group], level / level.mean().clamp_min(1e-30))
     if not all(score.isfinite().all() for score in scores.values()):
         raise SubnetSearchError(f"training with weight noise diverged; take a lower lr than {lr}")
     return best_first(scores)
 
 
-def _noisy(weight: Tensor, alpha: Tensor) -> Tensor:
-    """The weight `[out, ...]` with noise of level alpha `[out]`, in units of the weight's standard deviation."""
-    sigma = weight.detach().std(correction=0)
-    return weight + alpha.reshape(-1, *[1] * (weight.ndim - 1)) * sigma * torch.randn_like(weight)
+def _noisy(found: Filters, alpha: Tensor) -> Tensor:
+    """The weight with noise of level alpha `[filters]`, in units of the weight's standard deviation."""
+    sigma = found.weight.detach().std(correction=0)
+    return found.weight + found.beside(alpha) * sigma * torch.randn_like(found.weight)
 
 
 def _cycled(batches: Iterable[Batch], supernet: Supernet, steps: int, seed: int) -> Iterator[Batch]:

@@ -36,6 +36,7 @@ from .searcher import Searcher, make_searcher
 
 UNIFORM_SHARE, RANDOM_SHARE, MOST_UNIFORM = 0.25, 0.2, 9
 KEEP_EVERY_S = 5.0
+CONTROLS = ("uniform", "random")
 CHANCE = 2**31  # added to the seed of the random control: NSGA would begin with the same sub-nets
 
 Limits = Mapping[str, float]
@@ -83,14 +84,14 @@ def search(
     under the same context is taken from there instead of being evaluated again. So the same call on the run of a
     search that was cut off repeats its beginning for free and goes on, and its result is that of the unbroken
     search; a larger budget continues in the same way. "uniform" and "random" have no controls of their own kind
-    besides, "uniform" none at all.
+    besides, "uniform" none at all; a searcher of your own always has both.
 
     Args:
         space: what may be chosen.
         evaluator: `(config) -> Evaluation`, with `.objectives`; an exception is recorded as a failure.
         searcher: random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform; or one of your own. That is asked again
             when a search goes on, must then propose the same, and keep to the limits on costs.
-        name: under which a searcher of your own is recorded; by default its class.
+        name: under which a searcher of your own is recorded, not one of the controls' names; by default its class.
         budget: when to stop; a search that has seen every feasible sub-net stops earlier.
         limits: bounds by name. Costs of `costs` are upper bounds that every proposal meets. On a measured
             objective the bound is the worst allowed value (the least one when it is to be high), and only decides
@@ -107,8 +108,8 @@ def search(
 
     Raises:
         InvalidInput: before anything is evaluated, for a limit that is unknown or that no sub-net meets, an
-            unknown searcher, a timeout that is not positive, or a run that is open for reading only; later, for a
-            proposal of a searcher of your own that does not meet the limits.
+            unknown searcher, one of your own under a control's name, a timeout that is not positive, or a run that
+            is open for reading only; later, for a proposal of a searcher of your own that does not meet the limits.
         SubnetSearchError: when ten evaluations in a row fail; all are recorded.
     """
     if timeout_s is not None and not timeout_s > 0:
@@ -122,6 +123,11 @@ def search(
         chosen = make_searcher(name, space, objectives, seed=seed, limits=cost_limits, costs=costs)
     else:
         name = name or type(searcher).__name__
+        if name in CONTROLS:
+            raise InvalidInput(
+                f"a searcher of your own must not be named {name!r}: the record has a control under that name; "
+                "give another name="
+            )
         chosen = _Checked(searcher, feasible)
     chance = make_searcher(
         "random", space, objectives, seed=(seed + CHANCE) % 2**32, limits=cost_limits, costs=costs
@@ -138,7 +144,7 @@ def search(
             search.follow(
                 "uniform", Listed(uniform_configs(feasible, most_uniform)), time_share=UNIFORM_SHARE
             )
-        if name not in ("random", "uniform"):
+        if name not in CONTROLS:
             most, time_share = _part(budget.evaluations, RANDOM_SHARE), UNIFORM_SHARE + RANDOM_SHARE
             search.follow("random", chance, most=most, time_share=time_share)
         search.remember_controls()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from search_spaces import InvalidInput, SubnetConfig
 
@@ -29,6 +29,14 @@ class Score:
             )
 
 
+class Drop(NamedTuple):
+    """A step that a path may take: one knob one rung down."""
+
+    knob: str
+    config: SubnetConfig
+    saved_macs: int
+
+
 @dataclass(frozen=True)
 class PathElement:
     """One sub-net of a path, and all that a search cut off after it needs to go on.
@@ -41,6 +49,8 @@ class PathElement:
         tuned: whether the weights were tuned when it was found.
         first_loss: of its first look; None where there was none with the present weights.
         increases: how much the drops looked at in this step, one for each knob, added to the loss.
+        latencies_ms: of the sub-nets timed in this step, by the knob dropped, its own among them; empty unless the
+            criterion is "loss_per_ms".
     """
 
     config: SubnetConfig
@@ -50,6 +60,7 @@ class PathElement:
     tuned: bool = False
     first_loss: float | None = None
     increases: Mapping[str, float] = field(default_factory=dict, hash=False)
+    latencies_ms: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def reselect(path: Sequence[PathElement]) -> list[PathElement]:
@@ -80,6 +91,7 @@ def path_to_json(path: Sequence[PathElement]) -> list[dict[str, Any]]:
             "tuned": e.tuned,
             "first_loss": e.first_loss,
             "increases": dict(e.increases),
+            "latencies_ms": dict(e.latencies_ms),
         }
         for e in path
     ]
@@ -101,6 +113,7 @@ def path_from_json(data: Any) -> list[PathElement]:
                 bool(item["tuned"]),
                 None if item["first_loss"] is None else float(item["first_loss"]),
                 {str(knob): float(increase) for knob, increase in item["increases"].items()},
+                {str(knob): float(ms) for knob, ms in item.get("latencies_ms", {}).items()},
             )
             for item in data
         ]

@@ -7,14 +7,15 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, check_limits, nearest_names
 from search_spaces.presets import Ladders, steps_down
 
-from .path import PathElement, Score
+from .path import Drop, PathElement, Score
+from .time_saved import TimeSaved
 
-Criterion = Literal["accuracy", "loss", "loss_per_mac"]
+Criterion = Literal["accuracy", "loss", "loss_per_mac", "loss_per_ms"]
 
 
 class Scorer(Protocol):
@@ -39,6 +40,7 @@ def walk_down(
     screen: int | None = 6,
     finalists: int = 6,
     predict: Callable[[SubnetConfig], float] | None = None,
+    latency: Callable[[SubnetConfig], float] | None = None,
     tune: Callable[[PathElement], Score | None] | None = None,
     threshold: float | None = None,
     relative_threshold: float | None = None,
@@ -63,12 +65,16 @@ def walk_down(
         ladders: the rungs of each knob, from `search_spaces.presets.ladders`.
         scorer: looks at sub-nets and counts the images.
         criterion: the drop kept is that with the highest accuracy (of equal ones the lowest loss), the lowest
-            loss, or the lowest increase of the loss per multiply-add saved.
+            loss, or the lowest increase of the loss per multiply-add or per millisecond saved.
         smallest_macs_share: no element has less than this share of the whole net's multiply-adds.
         screen: how many drops seen before get a look in each step; None: every drop gets a final look.
         finalists: how many of these get a final look; if they are more, all get a first look before.
         predict: the expected increase of the loss over the whole net; orders the drops never seen, which then get
             no first look before it is their turn. Its scale does not matter: it is fitted to the increases seen.
+        latency: milliseconds of a sub-net, for the criterion "loss_per_ms". Those with a final look are timed, each
+            once; a first look and the screening go by what a knob's drops were last seen to save for each
+            multiply-add. A drop counts as saving at least 0.5 % of the latency before it, even where it was
+            measured not to: about so much a measurement may be off.
         tune: called with an element below the threshold before it is kept; the score of its tuned weights, or
             None if it left them alone. Weights tuned for one element are those of all later ones.
         threshold: in percent top-1.
@@ -78,10 +84,12 @@ def walk_down(
 
     Raises:
         InvalidInput: before anything is scored, for numbers that make no sense, a table or a begun path of another
-            space or other ladders, or no possible drop; after the whole net was, for a threshold above its accuracy.
+            space or other ladders, no possible drop, or a criterion without its latency; after the whole net was, for
+            a threshold above its accuracy.
     """
     check_limits(space, costs, {})
     _check_amounts(criterion, smallest_macs_share, screen, finalists)
+    _check_latency(criterion, latency)
     _check_thresholds(threshold, relative_threshold, tune)
     drops = _Drops(space, costs, ladders, smallest_macs_share)
     if not drops.below(space.largest()):
@@ -89,10 +97,19 @@ def walk_down(
             f"no drop of the ladders leaves {smallest_macs_share:.0%} of the multiply-adds, so there is no path; "
             "lower smallest_macs_share, or give ladders of this space with smaller steps"
         )
-    expected = _Expected(drops, predict)
-    for before, element in drops.pairs(begun):
-        expected.learn(before, element)
-    look = _Look(scorer, criterion, screen, finalists, expected)
+    expected, times = _Expected(drops, predict), None if latency is None else TimeSaved(latency)
+
+    def learn(before: PathElement, after: PathElement) -> None:
+        expected.learn(before, after)
+        if times:
+            times.learn(before, after, drops.below(before.config))
+
+    steps = drops.pairs(begun)
+    if times and begun:
+        times.recall(begun[0])
+    for before, after in steps:
+        learn(before, after)
+    look = _Look(scorer, criterion, screen, finalists, expected, times)
     path = list(begun)
     spent_before = scorer.images - (path[-1].images if path else 0)
 
@@ -102,22 +119,17 @@ def walk_down(
             keep(path)
 
     score = path[0].score if path else scorer(space.largest(), True)
-    least = _least(score, threshold, relative_threshold)
+    least = least_accuracy(score, threshold, relative_threshold)
     if not path:
-        add(PathElement(space.largest(), score, "", 0))
+        whole_ms = {"": times.ms(space.largest())} if times else {}
+        add(PathElement(space.largest(), score, "", 0, latencies_ms=whole_ms))
     while candidates := drops.below(path[-1].config):
         element = look.best(path[-1], candidates)
-        expected.learn(path[-1], element)
+        learn(path[-1], element)
         if tune and element.score.top1_percent < least and (tuned := tune(element)):
             element = dataclasses.replace(element, score=tuned, tuned=True, first_loss=None)
         add(element)
     return path
-
-
-class _Drop(NamedTuple):
-    knob: str
-    config: SubnetConfig
-    saved: int  # multiply-adds
 
 
 class _Drops:
@@ -131,12 +143,12 @@ class _Drops:
         macs: list[int] = self._costs.macs(self._space.encode(configs)).tolist()
         return macs
 
-    def below(self, config: SubnetConfig) -> list[_Drop]:
+    def below(self, config: SubnetConfig) -> list[Drop]:
         """All drops from `config`, in knob order."""
         steps = steps_down(self._space, config, self._ladders)
         here, *there = self._macs([config, *(smaller for _, smaller in steps)])
-        found = [_Drop(*step, here - macs) for step, macs in zip(steps, there, strict=True)]
-        return [drop for drop in found if here - drop.saved >= self._least_macs]
+        found = [Drop(*step, here - macs) for step, macs in zip(steps, there, strict=True)]
+        return [drop for drop in found if here - drop.saved_macs >= self._least_macs]
 
     def pairs(self, path: Sequence[PathElement]) -> list[tuple[PathElement, PathElement]]:
         """The path's steps; `InvalidInput` when it is none of these drops."""
@@ -181,14 +193,14 @@ class _Expected:
             if drop.knob in self._seen and drop.config == drops[drop.knob].config:
                 self._seen[drop.knob] -= after.increases[after.dropped]
 
-    def __call__(self, config: SubnetConfig, drop: _Drop) -> float | None:
+    def __call__(self, config: SubnetConfig, drop: Drop) -> float | None:
         """The expected increase by `drop` from `config`; None where nothing is known."""
         if drop.knob in self._seen or self._predict is None:
             return self._seen.get(drop.knob)
         scale = self._sum_seen / self._sum_predicted if self._sum_predicted > 0 else 1.0
         return scale * self._predicted(config, drop)
 
-    def _predicted(self, config: SubnetConfig, drop: _Drop) -> float:
+    def _predicted(self, config: SubnetConfig, drop: Drop) -> float:
         """Not below 0: a block whose layers were narrowed may be predicted to win by being skipped."""
         return max(0.0, self._predict(drop.config) - self._predict(config)) if self._predict else 0.0
 
@@ -202,8 +214,9 @@ class _Look:
     screen: int | None
     finalists: int
     expected: _Expected
+    times: TimeSaved | None
 
-    def best(self, last: PathElement, drops: Sequence[_Drop]) -> PathElement:
+    def best(self, last: PathElement, drops: Sequence[Drop]) -> PathElement:
         """The best of the drops from `last`; its images are not known here."""
         increases: dict[str, float] = {}
         firsts: dict[str, Score] = {}
@@ -215,29 +228,45 @@ class _Look:
                 before = self.scorer(last.config, False).loss
             firsts = {drop.knob: self.scorer(drop.config, False) for drop in drops}
             increases = {knob: score.loss - before for knob, score in firsts.items()}
-            drops = sorted(drops, key=lambda d: self._badness(d, firsts[d.knob], increases[d.knob]))
+            drops = sorted(
+                drops,
+                key=lambda d: self._badness(firsts[d.knob], increases[d.knob], self._may_save(d)),
+            )
             drops = drops[: self.finalists]
         finals = {drop.knob: self.scorer(drop.config, True) for drop in drops}
         increases |= {knob: score.loss - last.score.loss for knob, score in finals.items()}
-        best = min(drops, key=lambda d: self._badness(d, finals[d.knob], increases[d.knob]))
+        times_ms = {drop.knob: self.times.ms(drop.config) for drop in drops} if self.times else {}
+        best = min(
+            drops, key=lambda d: self._badness(finals[d.knob], increases[d.knob], self._saves(last.config, d))
+        )
         first_loss = firsts[best.knob].loss if firsts else None
-        return PathElement(best.config, finals[best.knob], best.knob, 0, False, first_loss, increases)
+        return PathElement(
+            best.config, finals[best.knob], best.knob, 0, False, first_loss, increases, times_ms
+        )
 
-    def _screened(self, config: SubnetConfig, drops: Sequence[_Drop], most: int) -> list[_Drop]:
+    def _screened(self, config: SubnetConfig, drops: Sequence[Drop], most: int) -> list[Drop]:
         """The drops worth a look: those nothing is known of, and the `most` that promise most."""
         promises: dict[str, float] = {}
         for drop in drops:
             increase = self.expected(config, drop)
             if increase is not None:
-                by_mac = self.criterion == "loss_per_mac"
-                promises[drop.knob] = rate(increase, drop.saved) if by_mac else increase
+                by_saving = self.criterion in ("loss_per_mac", "loss_per_ms")
+                promises[drop.knob] = rate(increase, self._may_save(drop)) if by_saving else increase
         looked_at = set(sorted(promises, key=promises.__getitem__)[:most])
         return [drop for drop in drops if drop.knob not in promises or drop.knob in looked_at]
 
-    def _badness(self, drop: _Drop, score: Score, increase: float) -> tuple[float, ...]:
+    def _may_save(self, drop: Drop) -> float:
+        """Multiply-adds, or milliseconds by guess."""
+        return self.times.expected(drop) if self.times else drop.saved_macs
+
+    def _saves(self, config: SubnetConfig, drop: Drop) -> float:
+        """Multiply-adds, or milliseconds by the clock."""
+        return self.times.saved(config, drop.config) if self.times else drop.saved_macs
+
+    def _badness(self, score: Score, increase: float, saved: float) -> tuple[float, ...]:
         if self.criterion == "accuracy":
             return -score.top1_percent, score.loss
-        return (score.loss if self.criterion == "loss" else rate(increase, drop.saved),)
+        return (score.loss if self.criterion == "loss" else rate(increase, saved),)
 
 
 def rate(lost: float, saved: float) -> float:
@@ -266,6 +295,18 @@ def _check_amounts(criterion: str, macs_share: float, screen: int | None, finali
             raise InvalidInput(f"{name} must be a whole number from 1, got {count!r}{way_out}")
 
 
+def _check_latency(criterion: str, latency: object) -> None:
+    if criterion == "loss_per_ms" and latency is None:
+        raise InvalidInput(
+            'the criterion "loss_per_ms" needs latency=, a callable that says how many milliseconds a sub-net takes; '
+            'give it, or choose "loss_per_mac"'
+        )
+    if criterion != "loss_per_ms" and latency is not None:
+        raise InvalidInput(
+            f'latency= decides only by the criterion "loss_per_ms", got {criterion!r}; leave one out'
+        )
+
+
 def _check_thresholds(absolute: float | None, relative: float | None, tune: object) -> None:
     if absolute is not None and relative is not None:
         raise InvalidInput(
@@ -281,7 +322,7 @@ def _check_thresholds(absolute: float | None, relative: float | None, tune: obje
         raise InvalidInput("a threshold and tune= go together: it says below which accuracy tune is called")
 
 
-def _least(whole: Score, absolute: float | None, relative: float | None) -> float:
+def least_accuracy(whole: Score, absolute: float | None, relative: float | None) -> float:
     """The accuracy below which is tuned.
 
     Raises:

@@ -1,25 +1,23 @@
-"""Properties that conversion and extraction must have on every network."""
+"""Properties that conversion and extraction must have on every network that keeps its own classes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from search_spaces import SubnetConfig
 from subnet_search import small_models
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import difference_on, extract
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.settings import ElasticSettings
+from tests.elastic.judges import configs, peak_by_watching
 from tests.toys import TOYS, make_toy
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-SMALL_STEPS = ElasticSettings(step=4)
+SMALL_STEPS = ElasticSettings(step=4, form="own classes")
 
 
 def network(name: str) -> nn.Module:
@@ -36,16 +34,6 @@ NAMES = [*TOYS, "resnet20"]
 def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, Supernet]:
     model = network(request.param)
     return model, make_elastic(model, X, SMALL_STEPS)
-
-
-def configs(supernet: Supernet, count: int = 4) -> list[SubnetConfig]:
-    """The ends, one knob lowered at a time, and random ones."""
-    largest = supernet.space.largest()
-    lowered = [
-        supernet.space.canonical({**largest, knob.name: knob.smallest}) for knob in supernet.space.knobs
-    ]
-    random = supernet.space.sample(np.random.default_rng(0), count)
-    return [supernet.space.smallest(), largest, *lowered, *random]
 
 
 def macs_of(net: nn.Module, x: Tensor) -> int:
@@ -93,41 +81,6 @@ def test_macs_and_params_equal_an_independent_count(pair: tuple[nn.Module, Super
         assert supernet.costs.macs(row)[0] == macs_of(net, X[:1])
         assert supernet.costs.params(row)[0] == sum(p.numel() for p in net.parameters())
         assert supernet.costs.weight_bytes(row)[0] == sum(p.nbytes for p in net.parameters())
-
-
-class _Storages(fx.Interpreter):
-    """Notes the memory every node's tensor really lives in."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor) and n.op != "get_attr":
-            storage = value.untyped_storage()
-            n.meta["memory"] = (storage.data_ptr(), storage.nbytes())
-            self.keep.append(value)  # so that no address is used twice
-        return value
-
-
-def peak_by_watching(net: nn.Module, x: Tensor) -> int:
-    traced = fx.symbolic_trace(net)
-    watcher = _Storages(traced)
-    watcher.keep = []
-    with torch.no_grad():
-        watcher.run(x.clone())
-    last: dict[int, int] = {}
-    nodes = list(traced.graph.nodes)
-    for i, node in enumerate(nodes):
-        for used in (node, *node.all_input_nodes):
-            if "memory" in used.meta:
-                last[used.meta["memory"][0]] = i
-    alive: dict[int, int] = {}
-    peak = 0
-    for i, node in enumerate(nodes):
-        if "memory" in node.meta:
-            address, size = node.meta["memory"]
-            alive[address] = size
-        peak = max(peak, sum(alive.values()))
-        alive = {a: size for a, size in alive.items() if last[a] > i}
-    return peak
 
 
 def test_peak_activation_equals_what_execution_needs(pair: tuple[nn.Module, Supernet]) -> None:

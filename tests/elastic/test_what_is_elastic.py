@@ -17,12 +17,15 @@ from subnet_search import small_models
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
+from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.knobs import EmptySpaceError, width_choices
+from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.settings import ElasticSettings
-from tests.toys import Branching, Gate, make_toy
+from tests.toys import TOYS, Branching, Gate, make_toy
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+OWN_CLASSES = ElasticSettings(form="own classes")
 
 
 def convert(name: str, **settings: object) -> Supernet:
@@ -94,23 +97,58 @@ def test_a_module_that_branches_on_values_stays_whole_and_is_listed() -> None:
 
 
 def test_a_hard_coded_size_freezes_what_flows_into_it() -> None:
-    supernet = convert("hard-coded")
+    supernet = convert("hard-coded", form="own classes")
     assert set(supernet.groups) == {"stem.0"}
     assert "hard-coded size" in reason(supernet, "last.0")
 
 
 def test_a_forward_that_refuses_fewer_channels_is_found_by_trying() -> None:
-    supernet = convert("checked")
+    supernet = convert("checked", form="own classes")
     assert set(supernet.groups) == {"stem.0"}
     assert "wants 16 channels" in reason(supernet, "mid.0")
 
 
 def test_a_layer_that_no_rule_knows_is_listed_with_its_kind() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1))
-    supernet = make_elastic(model.eval(), X)
+    supernet = make_elastic(normed_in_groups(), X, OWN_CLASSES)
     assert set(supernet.groups) == {"2"}
     assert reason(supernet, "0") == "no rule for 1 (GroupNorm)"
     assert reason(supernet, "1") == "no rule for GroupNorm"
+
+
+def normed_in_groups() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1)
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("toy", "groups"),
+    [
+        ("hard-coded", {"stem.0": 16, "last.0": 8}),
+        ("checked", {"stem.0": 16, "mid.0": 16}),
+        ("chunked", {"stem.0": 8, "stem.0[1]": 8, "side.0": 8, "last.0": 16}),
+    ],
+)
+def test_the_graph_runs_where_it_can_shrink_what_the_forward_cannot(toy: str, groups: dict[str, int]) -> None:
+    supernet = convert(toy)
+    assert {name: group.size for name, group in supernet.groups.items()} == groups
+    assert isinstance(supernet.model, RunsGraph)
+    assert [entry["path"] for entry in supernet.coverage["fixed"]] == ["head"]
+    with supernet.subnet(supernet.space.smallest()):
+        assert supernet(X).shape == (2, 5)
+
+
+@pytest.mark.parametrize("toy", sorted(TOYS.keys() - {"hard-coded", "checked", "chunked"}))
+def test_networks_keep_their_own_classes_where_the_graph_gains_nothing(toy: str) -> None:
+    assert not isinstance(convert(toy).model, RunsGraph)
+
+
+def test_the_graph_drops_whole_groups_of_a_group_norm() -> None:
+    supernet = make_elastic(normed_in_groups(), X, ElasticSettings(step=4))
+    assert {name: (g.units, g.unit_channels) for name, g in supernet.groups.items()} == {
+        "0": (4, 4),
+        "2": (16, 1),
+    }
 
 
 def test_an_empty_space_is_an_error_that_names_the_reasons() -> None:
@@ -257,21 +295,49 @@ def test_sub_classes_that_compute_as_torchs_own_are_as_elastic_and_keep_their_cl
 
 
 def test_a_batch_norm_whose_statistics_cannot_be_set_is_refused() -> None:
-    for norm in (OtherNorm(16), nn.SyncBatchNorm(16)):
+    for norm, settings in ((OtherNorm(16), OWN_CLASSES), (nn.SyncBatchNorm(16), ElasticSettings())):
         with pytest.raises(InvalidInput, match=rf"1 is a {type(norm).__name__}, whose statistics"):
-            make_elastic(classifier(nn.Conv2d(3, 16, 1), norm, nn.Conv2d(16, 16, 1)), X)
+            make_elastic(classifier(nn.Conv2d(3, 16, 1), norm, nn.Conv2d(16, 16, 1)), X, settings)
+    with pytest.raises(UntraceableModelError, match="batch_norm is a batch norm whose statistics cannot be"):
+        make_elastic(classifier(nn.Conv2d(3, 16, 1), nn.SyncBatchNorm(16)), X, ElasticSettings(form="graph"))
+
+
+def test_the_graph_sets_the_statistics_of_a_batch_norm_with_a_forward_of_its_own() -> None:
+    supernet = make_elastic(classifier(nn.Conv2d(3, 16, 1), OtherNorm(16), nn.Conv2d(16, 16, 1)), X)
+    assert set(supernet.groups) == {"0", "2"}
+    assert set(supernet.batch_norms) == {"1"}
+    config = supernet.space.smallest()
+    statistics = recalibrate(supernet, config, [X, 2 * X])
+    assert statistics.values["1.running_mean"].shape == (8,)
+    net = extract(supernet, config, X, statistics)
+    with supernet.eval().subnet(config, statistics):
+        torch.testing.assert_close(net.eval()(X), supernet(X))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("change", [weight_norm, lambda conv: l1_unstructured(conv, "weight", 0.5)])
 def test_a_layer_whose_weight_is_computed_stays_whole(change: Callable[[nn.Module], nn.Module]) -> None:
+    supernet = make_elastic(with_a_computed_weight(change), X, OWN_CLASSES)
+    assert set(supernet.groups) == {"2"}
+    assert "no rule for 1 (" in reason(supernet, "0")
+
+
+def with_a_computed_weight(change: Callable[[nn.Module], nn.Module]) -> nn.Module:
     net = classifier(nn.Conv2d(3, 16, 1), change(nn.Conv2d(16, 16, 1)), nn.Conv2d(16, 16, 1))
     with torch.no_grad():
         net(X)  # leaves a computed weight that can be copied
     net[1].__dict__.update({n: t.detach() for n, t in net[1].__dict__.items() if isinstance(t, Tensor)})
+    return net
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute .* was assigned during export:UserWarning")
+def test_the_graph_slices_a_pruning_mask_with_its_weight() -> None:
+    net = with_a_computed_weight(lambda conv: l1_unstructured(conv, "weight", 0.5))
     supernet = make_elastic(net, X)
-    assert set(supernet.groups) == {"2"}
-    assert "no rule for 1 (" in reason(supernet, "0")
+    assert set(supernet.groups) == {"0", "1", "2"}
+    small = extract(supernet, supernet.space.smallest())
+    shapes = {name: tuple(t.shape[:2]) for name, t in small.state_dict().items()}
+    assert shapes["1.weight_orig"] == shapes["1.weight_mask"] == (8, 8)
 
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
@@ -325,9 +391,10 @@ def test_a_block_that_cannot_be_skipped_is_listed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.block(self.stem(x), True).mean([2, 3]))
 
-    supernet = make_elastic(Net().eval(), X)
+    supernet = make_elastic(Net().eval(), X, OWN_CLASSES)
     assert supernet.blocks == ()
     assert "fails when it shrinks" in reason(supernet, "block")
+    assert make_elastic(Net().eval(), X).blocks == ("block",)  # in the graph it is given nothing but a tensor
 
 
 def test_what_only_training_calls_is_listed_and_what_it_reads_stays_whole() -> None:

@@ -40,6 +40,23 @@ def test_attentions_switches_are_put_back() -> None:
     assert torch.backends.mha.get_fastpath_enabled() == before
 
 
+class Token(nn.Module):
+    """Hands a view of a parameter to a module, as class attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.randn(1, 1, 6)), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.token.expand(len(x), -1, -1))
+
+
+def test_a_parameter_that_a_module_is_given_is_counted_and_still_trained() -> None:
+    net = Token()
+    assert count_macs(net, torch.zeros(3, 1)) == 3 * 6 * 2
+    assert net.token.requires_grad
+
+
 def test_examples_may_be_positional_or_named_arguments() -> None:
     a, b = torch.zeros(2, 3, 4), torch.zeros(2, 4, 5)
     assert count_macs(Pairs(), (a, b)) == count_macs(Pairs(), {"a": a, "b": b}) == 2 * 3 * 4 * 5

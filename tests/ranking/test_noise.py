@@ -15,7 +15,7 @@ from subnet_search.data import TensorBatches
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.ranking import NoiseLevels, noise_levels, noise_ranking, predicted_increase, rank
-from subnet_search.ranking.gates import Gates, _beside
+from subnet_search.ranking.gates import Gates
 from subnet_search.ranking.noise import learn_levels, weight_noise_ranking
 from subnet_search.settings import ElasticSettings, TrainSettings
 from subnet_search.small_models import digits_cnn
@@ -95,13 +95,6 @@ def test_every_image_has_its_own_noise() -> None:
     together = answers_under(supernet, noise, x)
     alone = [answers_under(supernet, noise[i : i + 1], x[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(together, torch.cat(alone))
-
-
-def test_where_the_batch_is_not_the_first_axis_all_have_the_noise_of_the_first_image() -> None:
-    values, tokens = torch.rand(2, 3), torch.rand(7, 2, 3)
-    assert torch.equal(_beside(values, tokens, -1), values[:1].reshape(1, 1, 3))
-    assert torch.equal(_beside(values, tokens[:2], -1), values.reshape(2, 1, 3))
-    assert _beside(values, torch.rand(2, 3, 5, 5), 1).shape == (2, 3, 1, 1)
 
 
 def test_nothing_of_the_supernet_or_of_chance_is_touched() -> None:

@@ -16,7 +16,16 @@ import pytest
 
 from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig, SubnetSearchError
 from subnet_search.record import Evaluation, Journal, Objective, ParetoFront, create_run, open_run
-from subnet_search.searchers import SEARCHERS, Budget, Listed, Searcher, SearchResult, search, spread_out
+from subnet_search.searchers import (
+    SEARCHERS,
+    Budget,
+    Listed,
+    Searcher,
+    SearchResult,
+    make_searcher,
+    search,
+    spread_out,
+)
 
 SPACE = SearchSpace(
     (
@@ -117,6 +126,26 @@ def test_a_list_is_searched_under_its_own_name_and_within_the_limits(tmp_path: P
     assert set(listed) <= set(toy.asked)
     assert again.asked == []
     assert result.ended == "exhausted"
+
+
+@pytest.mark.parametrize("name", ["uniform", "random"])
+def test_a_searcher_of_ones_own_does_not_take_the_place_of_a_control(name: str) -> None:
+    toy = Toy()
+    with pytest.raises(InvalidInput, match=rf"must not be named '{name}': .* control .*; give another name="):
+        go(toy, Listed([SPACE.smallest()]), name=name)
+    own = type(name, (Listed,), {})
+    with pytest.raises(InvalidInput, match=f"must not be named '{name}'"):
+        go(toy, own([SPACE.smallest()]))
+    assert toy.asked == []
+
+
+def test_the_searchers_of_this_package_given_as_objects_have_both_controls(tmp_path: Path) -> None:
+    for name in ("uniform", "random"):
+        searcher = make_searcher(name, SPACE, Toy.objectives, costs=COSTS)
+        with create_run(tmp_path / name, "") as run:
+            go(Toy(), searcher, run=run)
+            who = {line["searcher"] for line in run.journal.lines() if line["kind"] == "ask"}
+        assert who == {"uniform", "random", type(searcher).__name__}
 
 
 def test_a_searcher_of_ones_own_that_leaves_the_limits_or_the_space_is_refused() -> None:

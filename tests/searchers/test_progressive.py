@@ -12,7 +12,10 @@ import pytest
 from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig
 from search_spaces.presets import ladders
 from subnet_search.searchers import PathElement, Score, path_from_json, path_to_json, reselect, walk_down
+from subnet_search.searchers.path import Drop
 from subnet_search.searchers.progressive import rate
+from subnet_search.searchers.time_saved import TimeSaved
+from subnet_search.settings import RESOLUTION
 
 WIDTHS = ("stem", "one.hidden", "two.hidden", "late", "head")
 SPACE = SearchSpace(
@@ -86,6 +89,21 @@ class TableScorer:
         return self(element.config, True)
 
 
+class Clock:
+    """Milliseconds from a table, by layer quite unlike multiply-adds, and a little by chance; notes what was timed."""
+
+    def __init__(self, seed: int = 0, noise: float = 0.002) -> None:
+        self.seed, self.noise = seed, noise
+        self.timed: list[SubnetConfig] = []
+
+    def __call__(self, config: SubnetConfig) -> float:
+        self.timed.append(config)
+        total = 2 + config["head"] / 4 + config["late"] / 64 + config["stem"] / 16
+        total += sum(config[block] * (1 + config[f"{block}.hidden"] / 64) for block in ("one", "two"))
+        chance = np.random.default_rng(zlib.crc32(f"{self.seed}{config.key}".encode())).standard_normal()
+        return total * (1 + self.noise * chance)
+
+
 def walked(scorer: TableScorer, **options: object) -> list[PathElement]:
     return walk_down(SPACE, COSTS, LADDERS, scorer, **options)  # type: ignore[arg-type]
 
@@ -127,6 +145,70 @@ def test_without_screening_the_path_is_that_of_the_textbook(criterion: str, shar
     path = walked(TableScorer(loss), criterion=criterion, screen=None, smallest_macs_share=share)
     assert [element.config for element in path] == greedy(loss, CRITERIA[criterion], share)
     assert [element.score.loss for element in path] == [loss(element.config) for element in path]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+@pytest.mark.parametrize("seed", range(3))
+def test_per_millisecond_the_path_is_that_of_the_textbook(seed: int, noise: float) -> None:
+    loss, clock = loss_table(seed), Clock(seed, noise)
+    path = walked(TableScorer(loss), criterion="loss_per_ms", latency=clock, screen=None)
+    ms, expected, slower = Clock(seed, noise), [SPACE.largest()], 0
+    while below := list(next_rungs(expected[-1], 0.12 * macs(SPACE.largest())).values()):
+        here, at = ms(expected[-1]), loss(expected[-1])
+        saved = {config: here - ms(config) for config in below}
+        slower += sum(one <= 0 for one in saved.values())
+        expected.append(min(below, key=lambda c: (loss(c) - at) / max(saved[c], 0.005 * here)))
+    assert [element.config for element in path] == expected
+    assert [element.latencies_ms[element.dropped] for element in path] == [ms(c) for c in expected]
+    assert (slower > 0) == (noise > 0)  # measured as slower than before, though narrower
+    assert expected != greedy(loss, CRITERIA["loss_per_mac"], 0.12)
+
+
+def test_only_subnets_with_a_final_look_are_timed_and_each_once() -> None:
+    scorer, clock = TableScorer(loss_table(1)), Clock()
+    path = walked(
+        scorer, criterion="loss_per_ms", latency=clock, screen=3, finalists=2, smallest_macs_share=0.0
+    )
+    assert sorted(clock.timed, key=str) == sorted(
+        {config for config, final in scorer.looks if final}, key=str
+    )
+    assert [len(element.latencies_ms) for element in path[:4]] == [1, 2, 2, 2]
+    assert len(scorer.looks) > 1.5 * len(clock.timed)
+
+
+def test_a_drop_that_is_measured_as_slower_saves_half_a_percent() -> None:
+    ms = {"whole": 100.0, "narrow": 101.0, "narrower": 100.0, "fast": 90.0}
+    configs = {name: SubnetConfig({"a": place}) for place, name in enumerate(ms)}
+    times = TimeSaved({config: ms[name] for name, config in configs.items()}.__getitem__)
+    saved = {name: times.saved(configs["whole"], config) for name, config in configs.items()}
+    assert saved == {"whole": 0.5, "narrow": 0.5, "narrower": 0.5, "fast": 10.0}
+    assert rate(1.0, saved["narrow"]) == pytest.approx(2.0)
+    assert RESOLUTION == 0.005
+
+
+def test_what_was_not_timed_is_expected_to_save_as_much_per_mac_as_its_knob_did_last() -> None:
+    whole, one, two = (SubnetConfig({"a": a, "b": b}) for a, b in ((2, 2), (1, 2), (2, 1)))
+    times = TimeSaved({whole: 100.0, one: 90.0, two: 98.0}.__getitem__)
+    drops = [Drop("a", one, 50), Drop("b", two, 50), Drop("c", two, 10)]
+    assert times.expected(drops[0]) == times.expected(drops[1]) > times.expected(drops[2]) > 0
+    score = Score(1.0, 50.0)
+    begin = PathElement(whole, score, "", 0, latencies_ms={"": 100.0})
+    times.recall(begin)
+    times.learn(begin, PathElement(one, score, "a", 0, latencies_ms={"a": 90.0, "b": 98.0}), drops)
+    assert times.expected(Drop("a", whole, 30)) == pytest.approx(30 * 10 / 50)
+    assert times.expected(Drop("b", whole, 30)) == pytest.approx(30 * 2 / 50)
+    assert times.expected(Drop("c", whole, 30)) == pytest.approx(30 * 12 / 100)
+
+
+def test_what_was_timed_before_a_walk_was_cut_off_is_not_timed_again() -> None:
+    options = {"criterion": "loss_per_ms", "screen": 3, "finalists": 2}
+    path = walked(TableScorer(loss_table(2)), latency=Clock(), **options)
+    for length in range(1, len(path) + 1):
+        clock = Clock()
+        resumed = walked(TableScorer(loss_table(2)), latency=clock, begun=path[:length], **options)
+        assert [e.latencies_ms for e in resumed] == [e.latencies_ms for e in path]
+        assert not {e.config for e in path[:length]} & set(clock.timed)
+        assert len(clock.timed) == sum(len(e.latencies_ms) for e in path[length:])
 
 
 @pytest.mark.parametrize("screen", [None, 1, 3])
@@ -248,6 +330,7 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
     "predicted": {"screen": 2, "finalists": 1, "predict": loss_table(7)},
     "at once": {"screen": 3, "finalists": 3},
     "tuned": {"screen": 2, "finalists": 1, "relative_threshold": 0.6},
+    "timed": {"screen": 3, "finalists": 2, "criterion": "loss_per_ms", "latency": Clock(noise=0.02)},
 }
 
 
@@ -319,7 +402,18 @@ def test_what_falls_below_the_threshold_is_tuned_before_the_next_step() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"criterion": "acuracy"}, "one of accuracy, loss, loss_per_mac, got 'acuracy'.*accuracy"),
+        (
+            {"criterion": "acuracy"},
+            "one of accuracy, loss, loss_per_mac, loss_per_ms, got 'acuracy'.*accuracy",
+        ),
+        (
+            {"criterion": "loss_per_ms"},
+            '"loss_per_ms" needs latency=.* milliseconds .*; give it, or choose "loss_per_mac"',
+        ),
+        (
+            {"latency": Clock()},
+            "latency= decides only by the criterion \"loss_per_ms\", got 'loss_per_mac'; leave one out",
+        ),
         ({"smallest_macs_share": 1.0}, "from 0 to below 1, got 1.0"),
         ({"smallest_macs_share": -0.1}, "from 0 to below 1, got -0.1"),
         ({"smallest_macs_share": 0.99}, "no drop of the ladders leaves 99% of the multiply-adds.*lower"),
@@ -368,6 +462,32 @@ def test_tables_ladders_and_paths_of_another_space_are_refused() -> None:
     with pytest.raises(InvalidInput, match="go on with the space, ladders and smallest_macs_share"):
         walk_down(SPACE, COSTS, ladders(SPACE, groups=2), scorer, begun=path)
     assert scorer.looks == []
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, math.nan, math.inf, True, None, "3"])
+def test_a_latency_that_is_none_is_refused(latency: object) -> None:
+    scorer = TableScorer(loss_table(0))
+    told = f"positive number of milliseconds, got {latency!r} for {SPACE.largest().key}; mend what is given"
+    with pytest.raises(InvalidInput, match=told):
+        walked(scorer, criterion="loss_per_ms", latency=lambda config: latency)
+    assert scorer.looks == [(SPACE.largest(), True)]
+
+
+def test_a_path_that_was_begun_without_latencies_is_not_continued_with_them() -> None:
+    path = walked(TableScorer(loss_table(0)), criterion="loss_per_mac", screen=None)
+    for begun in (path[:1], path[:3]):
+        scorer, clock = TableScorer(loss_table(0)), Clock()
+        with pytest.raises(InvalidInput, match=r"has no latency of .*; go on with the criterion that it was"):
+            walked(scorer, criterion="loss_per_ms", latency=clock, begun=begun)
+        assert scorer.looks == clock.timed == []
+
+
+def test_a_file_of_a_path_from_before_latencies_were_kept_is_read() -> None:
+    path = walked(TableScorer(loss_table(5)))
+    stored = [
+        {key: value for key, value in one.items() if key != "latencies_ms"} for one in path_to_json(path)
+    ]
+    assert path_from_json(stored) == path
 
 
 @pytest.mark.parametrize(
@@ -424,7 +544,10 @@ def test_what_tuning_gave_is_no_merit_of_the_smaller_net() -> None:
 def test_a_path_comes_back_from_json_as_it_was() -> None:
     scorer = TableScorer(loss_table(5))
     path = walked(scorer, relative_threshold=0.9, tune=scorer.tune)
-    assert path_from_json(json.loads(json.dumps(path_to_json(path)))) == path
+    timed = walked(TableScorer(loss_table(5)), criterion="loss_per_ms", latency=Clock())
+    assert any(element.latencies_ms for element in timed)
+    for one in (path, timed):
+        assert path_from_json(json.loads(json.dumps(path_to_json(one)))) == one
 
 
 @pytest.mark.parametrize("damage", [None, [1], [{}], {"a": 1}, "score", "increases"])

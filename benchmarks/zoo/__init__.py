@@ -1,0 +1,1 @@
+"""What conversion makes of every network of a zoo."""

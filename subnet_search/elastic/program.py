@@ -1,0 +1,506 @@
+"""The exported graph as Python source, with the sizes that sub-nets change left open.
+
+The same statements serve twice. A supernet runs them with `counts`, `indices`, `weights` and `kept_blocks` looked up,
+so that another sub-net is a matter of other numbers; an extracted sub-net has its own numbers written out.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from subnet_search.elastic.exported import Exported, aten
+from subnet_search.elastic.graph import UntraceableModelError
+from subnet_search.elastic.groups import ChannelMap, Grouping
+from subnet_search.elastic.labels import axes_of
+from subnet_search.elastic.operators import EXPANSIONS, RESHAPES, LabelFlow, arguments
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of the positions `start` to `stop` of an axis a sub-net keeps."""
+
+    channel_map: ChannelMap
+    start: int
+    stop: int
+    per: int = 1
+
+    def value(self, units: Mapping[str, int]) -> int:
+        """The number for a sub-net."""
+        return int(self.channel_map.mask(units)[self.start : self.stop].sum()) // self.per
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where a list of positions of one axis stands after a sub-net has left some out."""
+
+    channel_map: ChannelMap
+    positions: tuple[int, ...]
+
+    def value(self, units: Mapping[str, int]) -> Tensor:
+        """The new positions of those that are kept, int64."""
+        mask = self.channel_map.mask(units)
+        new = np.cumsum(mask) - 1
+        positions = np.array(self.positions, dtype=np.int64)
+        return torch.from_numpy(new[positions[mask[positions]]])
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter, buffer or constant by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The call of a layer by path."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A variable on its way into a product that is no layer's, or into or out of a block; there it can be changed."""
+
+    place: str
+    variable: str
+    axis: int = 0  # the one that a product sums over, from the end
+    channel_map: ChannelMap | None = None  # along that axis
+
+
+def into(what: str) -> str:
+    """The place where a tensor goes into a block or an operator."""
+    return f"into {what}"
+
+
+def out_of(block: str) -> str:
+    """The place where a tensor comes out of a block."""
+    return f"out of {block}"
+
+
+Part = str | Count | Positions | Weight | Layer | Tap
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One line: a variable and what it becomes."""
+
+    name: str
+    parts: tuple[Part, ...]
+    uses: tuple[str, ...]
+    blocks: tuple[str, ...]  # the skippable blocks around it, outermost first
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """What a skipped block answers: its output is its input."""
+
+    output: str
+    given: str
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The statements of a forward.
+
+    Attributes:
+        inputs: names of the tensors that come in.
+        statements: in order.
+        bypasses: by the path of the skippable block.
+        answer: what is returned, as source with the names of variables.
+        answer_uses: those variables.
+    """
+
+    inputs: tuple[str, ...]
+    statements: tuple[Statement, ...]
+    bypasses: Mapping[str, Bypass]
+    answer: str
+    answer_uses: tuple[str, ...]
+
+    @cached_property
+    def parts(self) -> dict[type, list[Any]]:
+        """All parts of each kind, each once, in order."""
+        found = dict.fromkeys(part for statement in self.statements for part in statement.parts)
+        return {kind: [p for p in found if isinstance(p, kind)] for kind in (Count, Positions, Weight, Layer, Tap)}
+
+    def lines(self, text: Callable[[Part], str], skipped: Sequence[str] | None) -> Iterator[str]:
+        """The body of the forward.
+
+        Args:
+            text: how a part is written.
+            skipped: the blocks that are left out; None asks at run time, whether a block is in `kept_blocks`.
+        """
+        if self.inputs:
+            yield f"rows, device = {self.inputs[0]}.shape[0], {self.inputs[0]}.device"
+        if skipped is None:
+            yield from self._asking(text)
+            return
+        chosen: list[tuple[str, str, tuple[str, ...]]] = []  # name, source, uses
+        done: set[str] = set()
+        for statement in self.statements:
+            around = next((b for b in statement.blocks if b in skipped), None)
+            if around is None:
+                chosen.append((statement.name, "".join(map(text, statement.parts)), statement.uses))
+            elif around not in done:
+                done.add(around)
+                bypass = self.bypasses[around]
+                chosen.append((bypass.output, bypass.given, (bypass.given,)))
+        last = {name: i for i, (_, _, uses) in enumerate(chosen) for name in uses}
+        for i, (name, source, uses) in enumerate(chosen):
+            yield f"{name} = {source}"
+            over = [u for u in dict.fromkeys((*uses, name)) if last.get(u, i) == i and u not in self.answer_uses]
+            if over and name in over and name not in uses and name not in last:
+                over.remove(name)  # nothing reads it, but it may be written into
+            if over:
+                yield f"{' = '.join(over)} = None"
+        yield f"return {self.answer}"
+
+    def _asking(self, text: Callable[[Part], str]) -> Iterator[str]:
+        open_blocks: tuple[str, ...] = ()
+        last = {name: i for i, statement in enumerate(self.statements) for name in statement.uses}
+        for bypass in self.bypasses.values():
+            last[bypass.given] = len(self.statements)
+        for i, statement in enumerate(self.statements):
+            common = 0
+            while common < min(len(open_blocks), len(statement.blocks)) and (
+                open_blocks[common] == statement.blocks[common]
+            ):
+                common += 1
+            yield from self._closed(text, open_blocks, common)
+            for depth in range(common, len(statement.blocks)):
+                block = statement.blocks[depth]
+                yield f"{'    ' * depth}if {block!r} in kept_blocks:"
+                yield f"{'    ' * (depth + 1)}{text(Tap(into(block), self.bypasses[block].given))}"
+            open_blocks = statement.blocks
+            indent = "    " * len(open_blocks)
+            yield f"{indent}{statement.name} = {''.join(map(text, statement.parts))}"
+            over = [u for u in dict.fromkeys(statement.uses) if last[u] == i and u not in self.answer_uses]
+            if over:
+                yield f"{indent}{' = '.join(over)} = None"
+        yield from self._closed(text, open_blocks, 0)
+        yield f"return {self.answer}"
+
+    def _closed(self, text: Callable[[Part], str], open_blocks: Sequence[str], keep: int) -> Iterator[str]:
+        for depth in reversed(range(keep, len(open_blocks))):
+            block = open_blocks[depth]
+            bypass = self.bypasses[block]
+            yield f"{'    ' * (depth + 1)}{bypass.output} = {text(Tap(out_of(block), bypass.output))}"
+            yield f"{'    ' * depth}else:"
+            yield f"{'    ' * depth}    {bypass.output} = {bypass.given}"
+
+
+def write_program(traced: Exported, flow: LabelFlow, grouping: Grouping, blocks: Sequence[str]) -> Program:
+    """Writes the statements of an exported graph.
+
+    Raises:
+        UntraceableModelError: an operation cannot be written down.
+    """
+    return _Writer(traced, flow, grouping, blocks).program()
+
+
+class _Writer:
+    def __init__(self, traced: Exported, flow: LabelFlow, grouping: Grouping, blocks: Sequence[str]) -> None:
+        self.traced, self.flow, self.grouping, self.blocks = traced, flow, grouping, blocks
+        self.maps: dict[bytes, ChannelMap] = {}
+
+    def program(self) -> Program:
+        statements, inputs, answer, uses = [], [], "None", ()
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                inputs.append(node.name)
+            elif node.op == "output":
+                answer = _packed([self._plain(v) for v in tree_flatten(node.args[0])[0]], self.traced.out_spec)
+                uses = tuple(n.name for n in node.all_input_nodes)
+            elif node.op != "get_attr" and node.meta["number"] is None:
+                around = tuple(path for path in node.meta["scope"] if path in self.blocks)
+                used = tuple(
+                    n.name for n in node.all_input_nodes if n.op != "get_attr" and n.meta["number"] is None
+                )
+                statements.append(Statement(node.name, tuple(self._parts(node)), used, around))
+        bypasses = {
+            call.path: Bypass(call.output.name, call.inputs[0].name)
+            for call in self.traced.calls
+            if call.path in self.blocks and call.output is not None
+        }
+        return Program(tuple(inputs), tuple(statements), bypasses, answer, uses)
+
+    def _plain(self, value: Any) -> str:
+        return "".join(part if isinstance(part, str) else "?" for part in self.value(value))
+
+    def _parts(self, node: fx.Node) -> Iterator[Part]:
+        if node.op == "call_module":
+            yield Layer(str(node.target))
+            yield "("
+            yield from self.value(node.args[0])
+            yield ")"
+            return
+        if node.target is operator.getitem:
+            yield from self.value(node.args[0])
+            yield f"[{node.args[1]}]"
+            return
+        packet = getattr(node.target, "overloadpacket", None)
+        if packet is None or not str(packet).startswith("aten."):
+            raise UntraceableModelError(
+                f"{node.name} is no operator of torch ({node.target}); set exclude for the module that calls it"
+            )
+        special = _SPECIAL.get(packet)
+        found = None if special is None else special(self, node, arguments(node))
+        yield from self.call(str(node.target), self.tapped(node), node.kwargs) if found is None else found
+
+    def call(self, target: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Part]:
+        yield f"{target}("
+        for i, value in enumerate(args):
+            yield ", " if i else ""
+            yield from self.value(value)
+        for i, (name, value) in enumerate(kwargs.items()):
+            yield ", " if i or args else ""
+            yield f"{name}="
+            yield from self.value(value)
+        yield ")"
+
+    def tapped(self, node: fx.Node) -> list[Any]:
+        """The arguments of an operator, with a tap on the first that has elastic channels which a product sums over."""
+        args: list[Any] = list(node.args)
+        for i, axis in _SUMMED.get(node.target.overloadpacket, ()):  # type: ignore[union-attr]
+            x = args[i]
+            channel_map = self.map_of(x, len(x.meta["shape"]) + axis)
+            if channel_map is not None and x.op != "get_attr":
+                args[i] = Tap(into(node.name), x.name, axis, channel_map)
+                break
+        return args
+
+    def value(self, value: Any) -> Iterator[Part]:
+        if isinstance(value, fx.Node):
+            if value.op == "get_attr":
+                yield Weight(str(value.target))
+            elif value.meta["number"] is not None:
+                yield _number(value)
+            else:
+                yield value.name
+        elif isinstance(value, list | tuple):
+            yield "["
+            for i, one in enumerate(value):
+                yield ", " if i else ""
+                yield from self.value(one)
+            yield "]"
+        elif isinstance(value, torch.device):
+            yield "device"
+        elif isinstance(value, float) and not np.isfinite(value):
+            yield f"float('{value}')"
+        elif isinstance(value, Count | Positions | Tap):
+            yield value
+        else:
+            yield repr(value)
+
+    # numbers that depend on widths
+
+    def map_of(self, value: Any, axis: int) -> ChannelMap | None:
+        """The channels along an axis of a tensor, if some are elastic."""
+        return next((found for f in self.flow.of(value) if (found := self._map(f, axis))), None)
+
+    def _map(self, factor: Tensor, axis: int) -> ChannelMap | None:
+        factor = self.flow.labels.roots(factor)
+        if axes_of(factor) != (axis,):
+            return None
+        key = factor.numpy().tobytes()
+        if key not in self.maps:
+            self.maps[key] = self.grouping.channel_map(factor.flatten().numpy())
+        found = self.maps[key]
+        return found if found.groups else None
+
+    def sizes(self, node: fx.Node) -> Iterator[Part]:
+        """The shape of a node's tensor."""
+        yield "["
+        for axis, (size, grows) in enumerate(zip(node.meta["shape"], node.meta["per_row"], strict=True)):
+            yield ", " if axis else ""
+            channel_map = self.map_of(node, axis)
+            if grows and (size != 1 or channel_map is not None):
+                yield "rows * "
+            yield "rows" if grows and size == 1 else str(size) if channel_map is None else Count(channel_map, 0, size)
+        yield "]"
+
+
+def _number(node: fx.Node) -> str:
+    one, two = node.meta["number"]
+    if one == two:
+        return str(one)
+    if two != 2 * one:
+        raise UntraceableModelError(f"{node.name} does not grow in step with the batch: {one} for one row, {two} for two")
+    return "rows" if one == 1 else f"rows * {one}"
+
+
+def _packed(values: list[str], spec: TreeSpec | None) -> str:
+    """The outputs as source, packed as the model packs them."""
+    rest = iter(values)
+
+    def packed(spec: TreeSpec) -> str:
+        if spec.is_leaf():
+            return next(rest)
+        inner = [packed(child) for child in spec.children()]
+        if spec.type is list:
+            return f"[{', '.join(inner)}]"
+        if spec.type is tuple:
+            return f"({', '.join(inner)},)"
+        if isinstance(spec.type, type) and issubclass(spec.type, dict):
+            return "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(_keys(spec), inner, strict=True)) + "}"
+        raise UntraceableModelError(f"the model returns a {spec.type.__name__}; return tensors, tuples, lists or dicts")
+
+    return next(rest) if spec is None else packed(spec)
+
+
+def _keys(spec: TreeSpec) -> list[Any]:
+    context = spec.context
+    return list(context[1] if context and isinstance(context[0], type) else context)
+
+
+Given = dict[str, Any]
+
+
+def _reshape(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part]:
+    yield from writer.value(next(iter(given.values())))
+    yield ".reshape("
+    yield from writer.sizes(node)
+    yield ")"
+
+
+def _expand(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part]:
+    yield from writer.value(next(iter(given.values())))
+    yield ".expand("
+    yield from writer.sizes(node)
+    yield ")"
+
+
+def _select(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    x, rank = given["self"], len(given["self"].meta["shape"])
+    dim, size = given["dim"] % rank, given["self"].meta["shape"][given["dim"]]
+    channel_map = writer.map_of(x, dim)
+    if channel_map is None:
+        return None
+    return writer.call(str(node.target), (x, dim, Count(channel_map, 0, given["index"] % size)), {})
+
+
+def _slice(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    x, dim = given["self"], given["dim"] % len(given["self"].meta["shape"])
+    channel_map = writer.map_of(x, dim)
+    if channel_map is None:
+        return None
+    positions = np.arange(channel_map.size)[slice(given["start"], given["end"], given["step"])]
+    if len(positions) == channel_map.size:
+        return writer.value(x)
+    if x.meta["per_row"][dim]:
+        raise UntraceableModelError(f"{node.name} takes some of the rows of a batch that lie among channels")
+    if given["step"] != 1:
+        return writer.call("torch.index_select", (x, dim, Positions(channel_map, tuple(positions.tolist()))), {})
+    if not len(positions):
+        return None
+    ends = (Count(channel_map, 0, int(positions[0])), Count(channel_map, 0, int(positions[-1]) + 1))
+    return writer.call(str(node.target), (x, dim, *ends), {})
+
+
+def _split(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    x = given["self"]
+    dim = given["dim"] % len(x.meta["shape"])
+    channel_map = writer.map_of(x, dim)
+    if channel_map is None:
+        return None
+    size = x.meta["shape"][dim]
+    if "chunks" in given:
+        each = -(-size // given["chunks"])
+        lengths = [min(each, size - start) for start in range(0, size, each)]
+    elif isinstance(told := given.get("split_size", given.get("split_sizes")), int):
+        lengths = [min(told, size - start) for start in range(0, size, told)]
+    else:
+        lengths = list(told)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    counts = [Count(channel_map, a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    return writer.call("torch.split", (x, counts, dim), {})
+
+
+def _index_select(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    x, dim = given["self"], given["dim"] % len(given["self"].meta["shape"])
+    channel_map = writer.map_of(x, dim)
+    if channel_map is None:
+        return None
+    positions = writer.traced.value(given["index"]).numpy()
+    return writer.call("torch.index_select", (x, dim, Positions(channel_map, tuple(positions.tolist()))), {})
+
+
+def _index(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    x, indices = given["self"], given["indices"]
+    told = [axis for axis, i in enumerate(indices) if i is not None]
+    if len(told) != 1 or (channel_map := writer.map_of(x, told[0])) is None:
+        return None
+    positions = writer.traced.value(indices[told[0]]).numpy() % channel_map.size
+    return writer.call("torch.index_select", (x, told[0], Positions(channel_map, tuple(positions.tolist()))), {})
+
+
+def _layer_norm(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    x, shape = given["input"], given["normalized_shape"]
+    first = len(x.meta["shape"]) - len(shape)
+    maps = [writer.map_of(x, first + i) for i in range(len(shape))]
+    if not any(maps):
+        return None
+    sizes = [size if m is None else Count(m, 0, size) for m, size in zip(maps, shape, strict=True)]
+    return writer.call(str(node.target), (x, sizes, *list(given.values())[2:]), {})
+
+
+def _convolution(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
+    groups, weight = given["groups"], given["weight"]
+    channel_map = writer.map_of(weight, 0) if groups > 1 else None
+    if channel_map is None:
+        return None
+    count = Count(channel_map, 0, channel_map.size, channel_map.size // groups)
+    return writer.call(str(node.target), (*list(given.values())[:-1], count), {})
+
+
+def _batch_norm(writer: _Writer, node: fx.Node, given: Given) -> None:
+    if given["running_mean"] is not None:
+        raise UntraceableModelError(
+            f"{node.name} is a batch norm whose statistics cannot be set for each sub-net, as it is no layer of torch's; "
+            "use torch's BatchNorm1d, 2d or 3d there, or a sub-class of them"
+        )
+
+
+def _dropout(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part]:
+    if given["p"] == 0:
+        return writer.value(given["input"])
+    return writer.call(str(node.target), (given["input"], given["p"], _Name("self.training")), {})
+
+
+class _Name(str):
+    """Source that is written as it is."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+_SPECIAL: dict[Any, Callable[[_Writer, fx.Node, Given], Iterator[Part] | None]] = {
+    **{getattr(aten, name): _reshape for name in RESHAPES},
+    **{getattr(aten, name): _expand for name in EXPANSIONS},
+    **dict.fromkeys((aten.split, aten.split_with_sizes, aten.chunk), _split),
+    **dict.fromkeys((aten.layer_norm, aten.rms_norm), _layer_norm),
+    **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _convolution),
+    **dict.fromkeys((aten.dropout, aten.dropout_, aten.feature_dropout), _dropout),
+    aten.batch_norm: _batch_norm,
+    aten.select: _select,
+    aten.slice: _slice,
+    aten.index_select: _index_select,
+    aten.index: _index,
+}
+# Operators that multiply and add: which of their arguments they sum over, along which axis.
+_SUMMED: dict[Any, tuple[tuple[int, int], ...]] = {
+    aten.linear: ((0, -1),),
+    **dict.fromkeys((aten.matmul, aten.bmm, aten.mm), ((0, -1), (1, -2))),
+    aten.addmm: ((1, -1), (2, -2)),
+    aten.scaled_dot_product_attention: ((0, -1),),
+    **{packet: ((0, -1 - n),) for n, packet in enumerate((aten.conv1d, aten.conv2d, aten.conv3d), start=1)},
+}

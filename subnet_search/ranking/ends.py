@@ -1,0 +1,104 @@
+"""Where channels end in a supernet, and how to change the tensors that come there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from subnet_search.elastic.graph_form import RunsGraph, Taps
+from subnet_search.elastic.groups import ChannelMap
+from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.program import Tap, into, out_of
+from subnet_search.elastic.supernet import Supernet
+
+Change = Callable[[Tensor], Tensor]  # what is made of a tensor that passes
+Attach = Callable[[Change], Callable[[], object]]  # puts a change in place; what it returns takes it away
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """A layer, or an operator that is no layer's, which takes in channels and mixes them or pads them with zeros.
+
+    Attributes:
+        attach: changes what it takes in.
+        reads: the channels along the axis of what it takes in.
+        axis: that axis.
+        path: of the layer; empty for an operator.
+        groups: of a convolution.
+    """
+
+    attach: Attach
+    reads: ChannelMap
+    axis: int
+    path: str = ""
+    groups: int = 1
+
+
+def ends(supernet: Supernet) -> dict[End, list[str]]:
+    """The places where channels end, each with the groups that end there.
+
+    Convolutions in groups that hand channels on are left out, unless there is no other.
+    """
+    found: dict[End, list[str]] = {end: [] for end in (*_layers(supernet), *_operators(supernet))}
+    for name, group in supernet.groups.items():
+        taking = [end for end in found if name in end.reads.groups]
+        last = [end for end in taking if end.groups == 1 or end.path not in group.writers]
+        for end in last or taking:
+            found[end].append(name)
+    return {end: groups for end, groups in found.items() if groups}
+
+
+def around(supernet: Supernet, block: str) -> tuple[Attach, Attach]:
+    """How to change what comes into a skippable block, and what comes out of it."""
+    model = supernet.model
+    if isinstance(model, RunsGraph):
+        return partial(_passing, model.taps, into(block)), partial(_passing, model.taps, out_of(block))
+    module = model.get_submodule(block)
+    return partial(_coming_in, module), partial(_coming_out, module)
+
+
+def _layers(supernet: Supernet) -> list[End]:
+    found = []
+    for path, site in supernet.sites.items():
+        layer = supernet.model.get_submodule(path)
+        if site.reads is not None and isinstance(layer, _ConvNd | nn.Linear | PaddedShortcut):
+            axis = 1 if isinstance(layer, PaddedShortcut) else -1 - len(getattr(layer, "kernel_size", ()))
+            groups = getattr(layer, "groups", 1)
+            found.append(End(partial(_coming_in, layer), site.reads, axis, path, groups))
+    return found
+
+
+def _operators(supernet: Supernet) -> list[End]:
+    model = supernet.model
+    if not isinstance(model, RunsGraph):
+        return []
+    taps: list[Tap] = model.graph_form.program.parts[Tap]
+    return [
+        End(partial(_passing, model.taps, tap.place), tap.channel_map, tap.axis)
+        for tap in taps
+        if tap.channel_map is not None
+    ]
+
+
+def _passing(taps: Taps, place: str, change: Change) -> Callable[[], object]:
+    taps[place] = change
+    return partial(taps.pop, place)
+
+
+def _coming_in(module: nn.Module, change: Change) -> Callable[[], object]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        (name, x), *_others = kwargs.items()
+        return args, {**kwargs, name: change(x)}
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+
+def _coming_out(module: nn.Module, change: Change) -> Callable[[], object]:
+    return module.register_forward_hook(lambda _, __, y: change(y)).remove
