@@ -100,7 +100,11 @@ def test_a_timm_network_is_built_by_name_with_options() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "asked"),
-    [(None, ("test_vit", False)), ("DEFAULT", ("test_vit", True)), ("r160_in1k", ("test_vit.r160_in1k", True))],
+    [
+        (None, ("test_vit", False)),
+        ("DEFAULT", ("test_vit", True)),
+        ("r160_in1k", ("test_vit.r160_in1k", True)),
+    ],
 )
 def test_timms_weights_are_asked_for_by_tag(
     weights: str | None, asked: tuple[str, bool], monkeypatch: pytest.MonkeyPatch

@@ -36,6 +36,7 @@ from subnet_search.elastic.pricing import Pricing
 from subnet_search.elastic.program import Layer, write_program
 from subnet_search.elastic.residual import skippable_blocks
 from subnet_search.elastic.rules import follow
+from subnet_search.elastic.shuffles import fuse_shuffles
 from subnet_search.elastic.states import check_sized
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.elastic.trial import unshrinkable
@@ -174,6 +175,7 @@ def _by_graph(
     """The exported graph in place of the forward."""
     example = in_order(model, example)
     traced = read_exported(model, example)
+    fuse_shuffles(traced)
     flow = follow_exported(traced, settings.include, (*settings.exclude, *excluded))
     found = _compiled(flow, model, settings, excluded)
     program = write_program(traced, flow, found.grouping, found.blocks)

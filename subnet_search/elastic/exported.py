@@ -11,6 +11,7 @@ import copy
 import io
 import logging
 import operator
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -50,18 +51,28 @@ class Exported(Traced):
         out_spec: how the outputs are packed.
     """
 
-    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
     out_spec: TreeSpec | None = None
 
+    def add_constant(self, tensor: Tensor) -> str:
+        """Keeps one more constant; returns the name that the graph reads it under."""
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = tensor
+        self.model.register_buffer(name, tensor, persistent=False)
+        return name
+
     @cached_property
-    def held(self) -> frozenset[str]:
-        """Names of the parameters and buffers that evaluation reads."""
-        names = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
+    def readers(self) -> dict[str, list[fx.Node]]:
+        """The operations that evaluation reads each parameter and buffer in, by its name."""
+        found: dict[str, list[fx.Node]] = defaultdict(list)
         for node in self.graph.nodes:
-            if node.op == "call_module":
+            if node.op == "get_attr":
+                found[str(node.target)] += node.users
+            elif node.op == "call_module":
                 layer = self.module(node)
-                names |= {f"{node.target}.{leaf}" for leaf in (*layer._parameters, *layer._buffers)}
-        return frozenset(names)
+                for leaf in (*layer._parameters, *layer._buffers):
+                    found[f"{node.target}.{leaf}"].append(node)
+        return dict(found)
 
     def is_constant(self, node: fx.Node) -> bool:
         """Whether a tensor depends on nothing but buffers and constants."""

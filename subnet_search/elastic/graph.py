@@ -199,8 +199,8 @@ def trace(model: nn.Module, example: Example) -> Traced:
     except Exception as error:  # user code runs here: anything can come
         check_runs(model, example)
         raise UntraceableModelError(
-            f"what was traced of {type(model).__name__} does not run: {_first_line(error)}. Its forward asks for more than tensors "
-            "tell while they are traced (an input that is None, say)"
+            f"what was traced of {type(model).__name__} does not run: {_first_line(error)}. Its forward asks for more "
+            "than tensors tell while they are traced (an input that is None, say)"
         ) from error
     return Traced(model, graph, tuple(tracer.calls), opaque)
 
@@ -220,7 +220,7 @@ def _first_line(error: Exception) -> str:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of the model with buffers of its own, which shares the parameters; one that cannot be copied is refused."""
+    """A copy with buffers of its own, which shares the parameters; a model that cannot be copied is refused."""
     try:
         return copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
     except Exception as error:  # user code runs here: anything can come

@@ -187,6 +187,11 @@ def arguments(node: fx.Node) -> Given:
     return given | dict(node.kwargs)
 
 
+def at_one_row(number: Any) -> Any:
+    """A number at batch 1, if it grows with the batch."""
+    return number.meta["number"][0] if isinstance(number, fx.Node) else number
+
+
 def _name(node: fx.Node) -> str:
     return str(getattr(node.target, "overloadpacket", node.target)).removeprefix("aten.")
 
@@ -619,7 +624,7 @@ def _source_parameter(node: fx.Node) -> str | None:
 
 def _convolution(flow: LabelFlow, node: fx.Node, given: Given) -> Factors:
     """A convolution whose weight is no layer's own, or is computed."""
-    x, weight, groups = given["input"], given["weight"], given["groups"]
+    x, weight, groups = given["input"], given["weight"], at_one_row(given["groups"])
     spatial = len(flow.shape(weight)) - 2
     factors = tuple(map(flow.labels.roots, flow.of(x)))
     rank = len(flow.shape(node))

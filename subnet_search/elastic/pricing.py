@@ -104,11 +104,14 @@ class Pricing:
         homes = home_paths(self.flow.traced.model)
         traced = self.flow.traced
         for names, parameter in _parameters(traced.model):
-            if isinstance(traced, Exported) and traced.held.isdisjoint(names):
-                continue  # an extracted sub-net goes without it
             path, _, leaf = names[0].rpartition(".")
-            guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
-            fewest = min(guards, key=len)  # it stays while one of its names does
+            if isinstance(traced, Exported):
+                guards = [self._guard(n.meta["scope"]) for name in names for n in traced.readers.get(name, ())]
+            else:
+                guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
+            if not guards:
+                continue  # an extracted sub-net goes without it
+            fewest = min(guards, key=len)  # it stays while one of its names or readers does
             guard = fewest if all(set(fewest) <= set(g) for g in guards) else ()
             terms = times(self._parameter(path, leaf, tuple(parameter.shape)), guard)
             count.append(terms)

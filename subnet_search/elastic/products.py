@@ -9,7 +9,7 @@ from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from subnet_search.elastic.exported import aten
-from subnet_search.elastic.operators import OPERATORS, arguments
+from subnet_search.elastic.operators import OPERATORS, arguments, at_one_row
 
 Letter = tuple[fx.Node, int, int]  # an axis of a tensor, of which every so-manieth position counts
 Product = list[Letter]  # multiply-adds: the sizes of all letters multiplied
@@ -70,7 +70,7 @@ def _einsum(node: fx.Node, given: dict[str, Any]) -> list[Product]:
 
 
 def _convolution(node: fx.Node, given: dict[str, Any]) -> list[Product]:
-    weight, groups = given["weight"], given["groups"]
+    weight, groups = given["weight"], at_one_row(given["groups"])
     spatial = len(weight.meta["shape"]) - 2
     channels = (given["input"], -1 - spatial, groups)
     return [[*_axes(node), channels, *((weight, 2 + i, 1) for i in range(spatial))]]

@@ -21,7 +21,7 @@ from subnet_search.elastic.exported import Exported, aten
 from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.groups import ChannelMap, Grouping
 from subnet_search.elastic.labels import axes_of
-from subnet_search.elastic.operators import EXPANSIONS, RESHAPES, LabelFlow, arguments
+from subnet_search.elastic.operators import EXPANSIONS, RESHAPES, LabelFlow, arguments, at_one_row
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,11 @@ class _Writer:
             if node.op == "placeholder":
                 inputs.append(node.name)
             elif node.op == "output":
-                answer = _packed([self._plain(v) for v in tree_flatten(node.args[0])[0]], self.traced.out_spec)
+                stored = [n for n in node.all_input_nodes if n.op == "get_attr"]
+                statements += [Statement(n.name, (Weight(str(n.target)),), (), ()) for n in stored]
+                leaves = tree_flatten(node.args[0])[0]
+                names = [v.name if v in stored else self._plain(v) for v in leaves]
+                answer = _packed(names, self.traced.out_spec)
                 uses = tuple(n.name for n in node.all_input_nodes)
             elif node.op != "get_attr" and node.meta["number"] is None:
                 around = tuple(path for path in node.meta["scope"] if path in self.blocks)
@@ -455,7 +459,7 @@ def _layer_norm(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] 
 
 def _convolution(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
     groups, weight = given["groups"], given["weight"]
-    channel_map = writer.map_of(weight, 0) if groups > 1 else None
+    channel_map = writer.map_of(weight, 0) if at_one_row(groups) > 1 else None
     if channel_map is None:
         return None
     count = Count(channel_map, 0, channel_map.size, channel_map.size // groups)
@@ -471,9 +475,10 @@ def _batch_norm(writer: _Writer, node: fx.Node, given: Given) -> None:
 
 
 def _dropout(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part]:
+    x = next(iter(given.values()))
     if given["p"] == 0:
-        return writer.value(given["input"])
-    return writer.call(str(node.target), (given["input"], given["p"], _Name("self.training")), {})
+        return writer.value(x)
+    return writer.call(str(node.target), (x, given["p"], _Name("self.training")), {})
 
 
 class _Name(str):

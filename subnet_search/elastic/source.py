@@ -36,6 +36,10 @@ class SubNet(nn.Module):
         super().__init__()
 '''
 TAIL = '''
+    def _without_bias(self, layer):
+        layer.bias = None
+        return layer
+
     def _place(self, path, thing):
         """Puts a layer, parameter or buffer under a dotted name."""
         *parents, name = path.split(".")
@@ -121,7 +125,9 @@ class _Used:
             if found is not None and tensor.ndim:
                 kept = kept_part(layer, name, tensor, found)
             self.tensors[f"{part.path}.{name}"] = kept
-        self.made[part.path] = _constructor(layer, found)
+        made = _constructor(layer, found)
+        norm_without_bias = getattr(layer, "weight", None) is not None and layer.bias is None and "bias=" not in made
+        self.made[part.path] = f"self._without_bias({made})" if norm_without_bias else made
 
     def definitions(self) -> Iterator[str]:
         """The body of `__init__`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -98,23 +98,38 @@ def _twice(example: Example) -> Example:
 
 def _lets_shrink(supernet: Supernet) -> bool:
     """Whether the narrowest sub-net with all blocks runs, and the smallest, which skips blocks and what is in them."""
-    space = supernet.space
-    narrowest = {k.name: k.choices[-1] if k.kind == "depth" else k.smallest for k in space.knobs}
-    return all(_failure(supernet, config) is None for config in (SubnetConfig(narrowest), space.smallest()))
+    narrowest = {k.name: k.choices[-1] if k.kind == "depth" else k.smallest for k in supernet.space.knobs}
+    configs = (SubnetConfig(narrowest), supernet.space.smallest())
+    return all(_failure(supernet, config) is None for config in configs)
 
 
 def _broken_parts(supernet: Supernet) -> dict[str, str]:
-    """Lowers one knob after the other, widths first, and leaves those alone with which the forward fails.
+    """Lowers one knob after the other and leaves those alone with which the forward fails.
+
+    Widths come first: those in a block that is skipped would not be tried.
+    """
+    knobs = supernet.space.knobs
+    config, reasons = dict(supernet.space.largest()), dict[str, str]()
+    for part in ([k for k in knobs if k.kind != "depth"], [k for k in knobs if k.kind == "depth"]):
+        reasons |= _lowered(supernet, config, part)
+    return {
+        path: f"the model's forward fails when it shrinks: {reason}"
+        for name, reason in reasons.items()
+        for path in _written(supernet, name)
+    }
+
+
+def _lowered(supernet: Supernet, config: dict[str, int], knobs: Sequence[Knob]) -> dict[str, str]:
+    """Lowers in `config` the knobs that can be; of the others, what the forward says.
 
     How many go at once is doubled until one of them fails, and that one is found by halving: broken parts are few and
     often neighbours.
     """
-    config, knobs, broken = dict(supernet.space.largest()), list(supernet.space.knobs), {}
 
     def failure(count: int) -> str | None:
-        lowered = {knob.name: knob.smallest for knob in knobs[:count]}
-        return _failure(supernet, SubnetConfig({**config, **lowered}))
+        return _failure(supernet, SubnetConfig({**config, **{k.name: k.smallest for k in knobs[:count]}}))
 
+    reasons: dict[str, str] = {}
     while knobs and failure(len(knobs)) is not None:
         runs, fails = 0, 1
         while failure(fails) is None:
@@ -122,15 +137,14 @@ def _broken_parts(supernet: Supernet) -> dict[str, str]:
         while fails - runs > 1:
             middle = (runs + fails) // 2
             runs, fails = (middle, fails) if failure(middle) is None else (runs, middle)
-        reason, knob = failure(fails), knobs[runs]
-        for path in _written(supernet, knob):
-            broken[path] = f"the model's forward fails when it shrinks: {reason}"
-        config |= {one.name: one.smallest for one in knobs[:runs]}
+        reasons[knobs[runs].name] = failure(fails) or "it does not run"
+        config |= {knob.name: knob.smallest for knob in knobs[:runs]}
         knobs = knobs[fails:]
-    return broken
+    config |= {knob.name: knob.smallest for knob in knobs}
+    return reasons
 
 
-def _written(supernet: Supernet, knob: Knob) -> list[str]:
+def _written(supernet: Supernet, knob: str) -> list[str]:
     """The layers whose width a knob sets, or the block it may skip."""
-    tied = [group for group in supernet.groups.values() if supernet.knob_of[group.name] == knob.name]
-    return [path for group in tied for path in group.writers] or [knob.name]
+    tied = [group for group in supernet.groups.values() if supernet.knob_of[group.name] == knob]
+    return [path for group in tied for path in group.writers] or [knob]

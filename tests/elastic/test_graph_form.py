@@ -8,21 +8,35 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from search_spaces import InvalidInput
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
+from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.source import graph_source
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.exporting import export
 from subnet_search.settings import ElasticSettings
-from tests.elastic.graph_toys import GRAPH_TOYS, example_of, make_graph_toy
+from tests.elastic.graph_toys import (
+    GRAPH_TOYS,
+    Added,
+    FusedAttention,
+    Patches,
+    example_of,
+    make_graph_toy,
+    randomised,
+)
 from tests.elastic.judges import (
     answers,
     configs,
@@ -32,6 +46,7 @@ from tests.elastic.judges import (
     judge_largest,
     judge_reordered,
 )
+from tests.toys import TOYS, make_toy
 
 GRAPH = ElasticSettings(step=4, form="graph")
 Case = tuple[str, nn.Module, Supernet]  # name, the user's model, and what came of it
@@ -244,3 +259,193 @@ def test_extracted_nets_pass_torch_compile(backend: str) -> None:
     net, x = extract(supernet, supernet.space.smallest()), example_of("fused attention", 3)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(net, backend=backend, fullgraph=True)(x), net(x))
+
+
+# one peculiarity each ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("nested", "tied weights", "chunked") else pytest.mark.slow)
+        for name in TOYS
+        if name
+        not in ("partly opaque", "auxiliary")  # cannot be exported; has a head that only training calls
+    ],
+)
+def test_networks_that_keep_their_classes_have_all_properties_as_graphs_too(name: str) -> None:
+    model, x = make_toy(name), example_of(name, 3)
+    judge_all(model, make_elastic(model, x, GRAPH).eval(), x)
+
+
+def judge_all(model: nn.Module, supernet: Supernet, example: Any) -> None:
+    chosen = configs(supernet, 2)
+    judge_largest(model, supernet, example)
+    judge_extracted(supernet, example, chosen)
+    judge_costs(supernet, example, chosen)
+    judge_gradients(supernet, example, chosen)
+    judge_reordered(supernet, example)
+
+
+class Peculiar(nn.Module):
+    """A stem, a middle and a head, with a function of the maps before the head."""
+
+    def __init__(self, between: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.stem, self.mid, self.head = nn.Conv2d(3, 16, 2, stride=2), nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+        self.block, self.up = (
+            Added(nn.Identity(), nn.Conv2d(16, 16, 1)),
+            nn.ConvTranspose2d(16, 16, 2, stride=2),
+        )
+        self.bank, self.route = nn.Parameter(torch.randn(4, 256)), nn.Linear(16, 4)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Any:
+        return self.between(self, self.mid(self.stem(x)))
+
+
+def kernels_per_sample(net: Any, x: Tensor) -> Tensor:
+    rows, channels, height, width = x.shape
+    weight = (net.route(x.mean((2, 3))).sigmoid() @ net.bank).view(-1, 16, 1, 1)
+    x = F.conv2d(x.reshape(1, rows * channels, height, width), weight, groups=rows)
+    return net.head(x.view(rows, 16, height, width).mean((2, 3)))
+
+
+def made_in_the_forward(net: Any, x: Tensor) -> Tensor:
+    zeros = torch.zeros(x.shape[0], 4, *x.shape[2:], device=x.device)
+    x = torch.cat([x, zeros], dim=1) * torch.full((20, 1, 1), 0.5, device=x.device)
+    return net.head(x[:, :16].mean((2, 3)))
+
+
+PECULIAR: dict[str, Callable[[Any, Tensor], Any]] = {
+    "answers a parameter": lambda net, x: (net.head(x.mean((2, 3))), net.bank),
+    "answers nothing else": lambda net, x: {"a": net.head(x.mean((2, 3))), "b": None, "c": 3},
+    "a block's weight outside of it": lambda net, x: net.head(
+        (net.block(x) + net.block.branch.weight.mean()).mean((2, 3))
+    ),
+    "a block called twice": lambda net, x: net.head(net.block(net.block(x)).mean((2, 3))),
+    "an operator without a rule": lambda net, x: net.head(net.up(x).mean((2, 3))),
+    "kernels per sample": kernels_per_sample,
+    "a mean over the batch": lambda net, x: net.head((x - x.mean(0, keepdim=True)).mean((2, 3))),
+    "made in the forward": made_in_the_forward,
+}
+
+
+@pytest.mark.parametrize("name", PECULIAR)
+def test_peculiar_networks_have_all_properties(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = randomised(Peculiar(PECULIAR[name])), example_of(name, 3)
+    judge_all(model, make_elastic(model, x, GRAPH).eval(), x)
+
+
+def test_what_cannot_be_written_as_a_graph_is_refused_with_a_reason() -> None:
+    pair = namedtuple("pair", "a b")
+    for between, message in (
+        (lambda net, x: pair(net.head(x.mean((2, 3))), x.mean()), "the model returns a namedtuple; return"),
+        (
+            lambda net, x: x if x.sum() > 0 else -x,
+            r"Peculiar.forward cannot be exported: .* module of its own",
+        ),
+    ):
+        with pytest.raises(UntraceableModelError, match=message):
+            make_elastic(Peculiar(between).eval(), example_of(""), GRAPH)
+
+
+@pytest.mark.parametrize("name", ["two inputs", "named inputs"])
+def test_a_graph_is_called_as_the_model_is_but_with_the_inputs_of_its_example(name: str) -> None:
+    _, model, supernet = converted(name)
+    image, words = example_of("two inputs", 3, seed=1)
+    wanted = model(image, words)
+    for got in (supernet(image, words), supernet(image, words=words), supernet(words=words, image=image)):
+        assert torch.equal(got, wanted)
+    small = extract(supernet, supernet.space.smallest())
+    assert torch.equal(small(image, words), small(words=words, image=image))
+    with pytest.raises(InvalidInput, match=r"what its example gave, image, words, .* but got scale"):
+        supernet(image, words, scale=3.0)
+    with pytest.raises(InvalidInput, match=r"but got 1 inputs; convert with an example"):
+        supernet(image)
+
+
+def test_numbers_among_the_inputs_stay_those_of_the_example() -> None:
+    model, (image, words) = make_graph_toy("two inputs"), example_of("two inputs")
+    supernet = make_elastic(model, (image, words, 3.0), GRAPH).eval()
+    assert torch.equal(supernet(image, words, 3.0), model(image, words, 3.0))
+    with pytest.raises(InvalidInput, match=r"numbers as they were, but got 4.0"):
+        supernet(image, words, 4.0)
+
+
+def test_frozen_parameters_stay_frozen_in_extracted_nets() -> None:
+    model = make_graph_toy("fused attention")
+    model.positions.requires_grad_(False)
+    supernet = make_elastic(model, example_of("fused attention"), GRAPH)
+    net = extract(supernet, supernet.space.smallest())
+    assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["positions"]
+
+
+def test_networks_in_float64_are_converted_as_they_are() -> None:
+    model, x = make_graph_toy("windows").double(), example_of("windows", 3).double()
+    supernet = make_elastic(model, x, GRAPH).eval()
+    judge_largest(model, supernet, x)
+    judge_extracted(supernet, x, configs(supernet, 1))
+    assert {p.dtype for p in extract(supernet, supernet.space.smallest()).parameters()} == {torch.float64}
+
+
+def test_tokens_of_any_shape_shrink_with_the_stream() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.first = Patches(16), nn.Parameter(torch.randn(16))
+            self.second = nn.Parameter(torch.randn(1, 1, 16))
+            self.positions = nn.Parameter(torch.randn(1, 16, 2, 2))  # of a smaller image
+            self.block, self.head = Added(nn.LayerNorm(16), FusedAttention(16, 4)), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            positions = F.interpolate(self.positions, size=(4, 4), mode="bicubic").flatten(2).transpose(1, 2)
+            rows, x = x.shape[0], self.patches(x) + positions
+            x = torch.cat((self.first.expand(rows, 1, -1), self.second.repeat(rows, 1, 1), x), 1)
+            return self.head(self.block(x)[:, :2].mean(1))
+
+    torch.manual_seed(0)
+    model, x = randomised(Tokens()), example_of("", 3)
+    supernet = make_elastic(model, x, GRAPH).eval()
+    assert {name: group.units for name, group in supernet.groups.items()} == {
+        "patches.conv": 16,
+        "block.branch.qkv": 4,
+    }
+    judge_all(model, supernet, x)
+
+
+def test_queries_in_groups_share_their_keys() -> None:
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.q, self.kv = Patches(16), nn.Linear(16, 16), nn.Linear(16, 16)
+            self.proj, self.head = nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patches(x)
+            rows, count, width = x.shape
+            q = self.q(x).view(rows, count, 4, 4).transpose(1, 2)
+            k, v = self.kv(x).view(rows, count, 2, 2, 4).permute(2, 0, 3, 1, 4)
+            out = F.scaled_dot_product_attention(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
+            return self.head((x + self.proj(out.transpose(1, 2).reshape(rows, count, width))).mean(1))
+
+    torch.manual_seed(0)
+    model, x = randomised(Grouped()), example_of("", 3)
+    supernet = make_elastic(model, x, GRAPH).eval()
+    assert {name: group.units for name, group in supernet.groups.items()} == {"patches.conv": 16, "q": 2}
+    judge_all(model, supernet, x)
+
+
+def test_units_are_told_apart_by_what_is_done_to_them_without_a_layer() -> None:
+    def some_activated(net: Any, x: Tensor) -> Tensor:
+        return net.head(torch.cat([x[:, :6].tanh(), x[:, 6:]], dim=1).mean((2, 3)))
+
+    supernet = make_elastic(
+        Peculiar(some_activated).eval(), example_of(""), ElasticSettings(step=2, form="graph")
+    )
+    assert {name: group.units for name, group in supernet.groups.items()} == {
+        "stem": 16,
+        "mid": 6,
+        "mid[1]": 10,
+    }

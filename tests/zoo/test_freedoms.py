@@ -1,0 +1,72 @@
+"""Which freedoms conversion finds in torchvision's networks: the table beside this file was written by hand.
+
+Layers in a row, concatenated or not, have an inner width; additions (and the shuffles of ShuffleNet) make a stream;
+residual blocks may be skipped; attention has heads, and a linear layer before another in a residual branch is an MLP.
+`make zoo` looks at all networks, the slow tests at those below ten billion multiply-adds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from subnet_search.elastic.convert import make_elastic
+from subnet_search.models import load_model
+
+EXPECTED: dict[str, list[str]] = json.loads(
+    (Path(__file__).parent / "expected_freedoms.json").read_text("utf-8")
+)
+RESULTS = Path(__file__).parents[2] / "reports" / "results" / "zoo.json"
+QUICK = [
+    "resnet18",
+    "mobilenet_v3_small",
+    "densenet121",
+    "shufflenet_v2_x0_5",
+    "convnext_tiny",
+    "efficientnet_b0",
+]
+SIDES_PX = {"inception_v3": 299}  # of the others 224; freedoms do not depend on it
+LARGEST_MACS = 10_000_000_000
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """What `make zoo` last found, by name."""
+    stored = json.loads(RESULTS.read_text("utf-8"))["networks"]
+    return {
+        name: found
+        for found in stored
+        for source, _, name in [found["name"].partition(":")]
+        if source != "timm"
+    }
+
+
+def not_too_large() -> list[str]:
+    found = published()
+    return [name for name in EXPECTED if name in found and found[name]["macs"] < LARGEST_MACS]
+
+
+def test_the_table_names_every_network_of_torchvision() -> None:
+    assert set(EXPECTED) == set(torchvision.models.list_models(module=torchvision.models))
+
+
+def test_what_is_published_has_the_freedoms_of_the_table() -> None:
+    found = published()
+    assert {name: found[name]["freedoms"] for name in EXPECTED if name in found} == {
+        name: sorted(freedoms) for name, freedoms in EXPECTED.items() if name in found
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in not_too_large() if name not in QUICK)],
+)
+def test_a_network_has_the_freedoms_of_the_table(name: str) -> None:
+    torch.manual_seed(0)
+    side_px = SIDES_PX.get(name, 224)
+    supernet = make_elastic(load_model(f"torchvision:{name}"), torch.randn(1, 3, side_px, side_px))
+    assert set(supernet.coverage["freedoms"]) == set(EXPECTED[name])
