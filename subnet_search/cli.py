@@ -82,7 +82,7 @@ def run(
 
     \b
     [model]
-    name = "torchvision:resnet18"        # or "package.module:factory", with [model.options]
+    name = "torchvision:resnet18"        # or "timm:NAME", "package.module:factory"; [model.options]
     weights = "IMAGENET1K_V1"            # or a .safetensors file; none: train epochs = N first
     [data]
     source = "my_package.data:splits"    # a function that returns subnet_search.Splits; or "digits"
@@ -136,7 +136,7 @@ def doctor(
 @app.command()
 @guarded
 def inspect(
-    model: Annotated[str, typer.Argument(help='"torchvision:NAME" or "package.module:factory".')],
+    model: Annotated[str, typer.Argument(help='"torchvision:NAME", "timm:NAME" or "package.module:factory".')],
     input_shape: Annotated[
         str, typer.Option("--input", help="One example: channels x height x width.")
     ] = "3x224x224",

@@ -14,7 +14,11 @@ from typing import Any, Literal
 
 DISTRIBUTION = "subnet-search"
 IMPORT_NAMES = {"scikit-learn": "sklearn", "pillow": "PIL", "pytest-xdist": "xdist"}
-ADDS = {"onnx": 'the export format "onnx"', "dev": "what tests and static checks need"}
+ADDS = {
+    "onnx": 'the export format "onnx"',
+    "timm": 'networks of timm by name, "timm:NAME"',
+    "dev": "what tests and static checks need",
+}
 OLDEST_PYTHON = (3, 11)
 
 Status = Literal["ok", "old", "missing", "broken"]

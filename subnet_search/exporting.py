@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from search_spaces import InvalidInput, SubnetSearchError, nearest_names
+from subnet_search.elastic.source import build_from_source, source_of
 from subnet_search.measure import check_calibrated
 from subnet_search.measure.counter import Example, call
 from subnet_search.models import load_weights
-from subnet_search.record.atomic import telling_what_failed
+from subnet_search.record.atomic import telling_what_failed, write_whole
 
 TRACED_BATCH = 2  # a batch of one would be taken for a constant
 CHECKED_BATCH = 3  # another one, so that a batch size that was written down is noticed
@@ -48,7 +49,9 @@ def export(
     """Writes `net` into `folder` as `net.<format>`, each file whole or not at all.
 
     Every file takes any batch size, is read back at once and compared with the net in evaluation mode. A
-    `.pt2` holds no sample inputs, which would be a pickle.
+    `.pt2` holds no sample inputs, which would be a pickle. Beside the weights of a sub-net in graph form its source
+    is written, `model.py`, in the list as format "source"; `from model import SubNet` and `load_state_dict` make the
+    net again.
 
     Args:
         net: a calibrated plain net; left untouched.
@@ -86,13 +89,20 @@ def export(
                 )
             final = path.replace(Path(folder) / path.name)
         written.append(Exported(name, final, final.stat().st_size, difference))
+        if name == "safetensors" and (source := source_of(net)) is not None:
+            final = final.with_name("model.py")
+            with telling_what_failed(final):
+                write_whole(final, source.encode())
+            written.append(Exported("source", final, final.stat().st_size, difference))
     return written
 
 
 def _write_safetensors(net: nn.Module, example: Example, path: Path) -> Reload:
     # cloned: tied weights share memory, which the format refuses
     save_file({name: t.detach().clone().contiguous() for name, t in net.state_dict().items()}, path)
-    return _caller(load_weights(copy.deepcopy(net), path))
+    source = source_of(net)
+    fresh = copy.deepcopy(net) if source is None else build_from_source(source).eval()
+    return _caller(load_weights(fresh, path))
 
 
 def _write_pt2(net: nn.Module, example: Example, path: Path) -> Reload:

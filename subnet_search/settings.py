@@ -107,8 +107,8 @@ class DeviceSettings(Settings):
 class ModelSettings(Settings):
     """The network to start from.
 
-    `name` is "torchvision:NAME" or "package.module:factory"; `weights` names weights of that source or is the
-    path of a safetensors file (none: random); `options` go to the factory. `epochs` of ordinary training,
+    `name` is "torchvision:NAME", "timm:NAME" or "package.module:factory"; `weights` names weights of that source or
+    is the path of a safetensors file (none: random); `options` go to the factory. `epochs` of ordinary training,
     with the [train] table's other values and `lr` if given, come first for a network that has no trained weights
     yet, or whose weights come from other data.
     """

@@ -23,9 +23,11 @@ from subnet_search.data import Splits
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.folding import find_folds
+from subnet_search.elastic.source import build_from_source
 from subnet_search.elastic.spans import cut_into_spans
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
+from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
 from subnet_search.measure import (
     count_macs,
@@ -35,6 +37,7 @@ from subnet_search.measure import (
     top1_percent,
 )
 from subnet_search.measure.prove import Proof
+from subnet_search.models import load_weights
 from subnet_search.rebuilding import (
     NETWORK,
     SOURCE,
@@ -187,6 +190,18 @@ def test_it_is_loaded_without_this_package(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-c", code]
     told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=120).stdout
     assert json.loads(told) == pytest.approx(stored.net(EXAMPLE).flatten().tolist(), abs=1e-6)
+
+
+def test_an_export_has_the_source_beside_the_weights(tmp_path: Path) -> None:
+    net = extract(vit_supernet().eval(), vit_supernet().space.uniform(0.5))
+    found = export(net, EXAMPLE, tmp_path, ("safetensors",))
+    assert [(e.format, e.path.name) for e in found] == [
+        ("safetensors", "net.safetensors"),
+        ("source", "model.py"),
+    ]
+    assert all(e.bytes == e.path.stat().st_size for e in found)
+    again = load_weights(build_from_source((tmp_path / "model.py").read_text()), tmp_path / WEIGHTS).eval()
+    assert torch.equal(again(EXAMPLE), net(EXAMPLE))
 
 
 def test_a_copy_with_line_ends_of_another_system_is_the_same(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ AIMS = {
     "US-Net natural": 2.3,
     "US-Net reordered": 1.0,
     "random ranking": 1.5,
-    "other rankings": None,
     "control": None,
 }
 COMMAND = "python -m benchmarks.evidence.pss"

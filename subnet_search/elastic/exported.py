@@ -146,7 +146,7 @@ class _Reader:
     """Copies the exported graph: parameters by the user's names, layers as calls of the user's modules."""
 
     def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
-        self.model, self.graph = model, fx.Graph(model)
+        self.model, self.graph = model, fx.Graph(cast(Any, model))
         self.homes = home_paths(model)
         tensors = (*model.named_parameters(), *model.named_buffers())
         self.names = {id(tensor): name for name, tensor in tensors}  # the first name of what has several
@@ -173,7 +173,7 @@ class _Reader:
         elif node.target is operator.getitem and isinstance(copies[args[0]], list | tuple):
             copies[node] = copies[args[0]][args[1]]
         elif node.target is aten.lift_fresh_copy.default and all(map(_only_reads, node.users)):
-            copies[node] = copies[node.args[0]]  # of a constant that nothing writes into
+            copies[node] = copies[args[0]]  # of a constant that nothing writes into
         elif node.target is not aten._assert_tensor_metadata.default:
             copies[node] = self._layer(node) or self.graph.node_copy(node, lambda n: copies[n])
             copies[node].meta = {"scope": tuple(dict.fromkeys(self.homes.get(p, p) for p in _scope(node)))}
@@ -186,13 +186,14 @@ class _Reader:
         if len(graphs) != 1 or "wrap_with" not in str(node.target):
             raise UntraceableModelError(f"the operator {node.target} cannot be followed")
         inner = graphs[0]
-        given = list(node.args[list(node.args).index(next(n for n in node.args if self._is_graph(n))) + 1 :])
-        names = iter(given)
+        args: list[Any] = list(node.args)
+        given = iter(args[[self._is_graph(n) for n in args].index(True) + 1 :])
         for part in inner.graph.nodes:
             if part.op == "placeholder":
-                self.copies[part] = self.copies[next(names)]
+                self.copies[part] = self.copies[next(given)]
             elif part.op == "output":
-                return fx.map_arg(part.args[0], lambda n: self.copies[n])
+                answer: Any = part.args[0]
+                return fx.map_arg(answer, lambda n: self.copies[n])
             else:
                 self._copy(part, inner)
         raise UntraceableModelError(f"the operator {node.target} gives nothing back")
@@ -217,7 +218,7 @@ class _Reader:
             layer = self.model.get_submodule(path)
             own = {f"{path}.{name}" for name in (*layer._parameters, *layer._buffers)}
             if held <= own and _does(layer, path, node, copies):
-                return self.graph.call_module(path, (copies[node.args[0]],))
+                return self.graph.call_module(path, (copies[cast(fx.Node, node.args[0])],))
         return None
 
 
@@ -329,7 +330,7 @@ class _FakeRun(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         layer = self.model.get_submodule(target)
-        state = {
+        state: dict[str, Tensor] = {
             name: self.fake[f"{target}.{name}"]
             for name in (*layer._parameters, *layer._buffers)
             if f"{target}.{name}" in self.fake

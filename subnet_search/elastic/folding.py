@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.layers import (
     ElasticBatchNorm,
     ElasticConv,
@@ -17,6 +19,7 @@ from subnet_search.elastic.layers import (
     sliced_conv_weight,
     take,
 )
+from subnet_search.elastic.program import Layer
 
 
 class Fold(NamedTuple):
@@ -30,24 +33,48 @@ class Fold(NamedTuple):
 
 def find_folds(model: nn.Module) -> list[Fold]:
     """The convolutions of an elastic model into which a batch norm can be folded; none where it cannot be traced."""
+    calls = _calls_of_program(model) if isinstance(model, RunsGraph) else _calls_of_trace(model)
+    times = Counter(call.path for call in calls)
+    found: list[Fold] = []
+    for path, before in calls:
+        norm, conv = model.get_submodule(path), None if before is None else model.get_submodule(before)
+        if before is not None and isinstance(conv, ElasticConv) and is_batch_norm(norm):
+            found += [Fold(before, conv, path, norm)] if times[path] == times[before] == 1 else []
+    return found
+
+
+class _Call(NamedTuple):
+    """A call of a layer, and the layer before it that nothing else reads."""
+
+    path: str
+    before: str | None
+
+
+def _calls_of_trace(model: nn.Module) -> list[_Call]:
     try:
         graph = _LayerTracer().trace(model)
     except Exception:  # the user's forward cannot be followed, in one of many ways
         return []
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    paths = [str(node.target) for node in calls]
-    found = []
-    for node, path in zip(calls, paths, strict=True):
-        norm = model.get_submodule(path)
-        before = node.args[0] if node.args else None
-        if not (is_batch_norm(norm) and isinstance(before, fx.Node) and before.op == "call_module"):
-            continue
-        conv_path = str(before.target)
-        conv = model.get_submodule(conv_path)
-        once = paths.count(path) == paths.count(conv_path) == len(before.users) == 1
-        if once and isinstance(conv, ElasticConv):
-            found.append(Fold(conv_path, conv, path, norm))
-    return found
+    calls = []
+    for node in graph.nodes:
+        if node.op == "call_module":
+            before = node.args[0] if node.args else None
+            alone = isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1
+            calls.append(_Call(str(node.target), str(before.target) if alone else None))  # type: ignore[union-attr]
+    return calls
+
+
+def _calls_of_program(model: RunsGraph) -> list[_Call]:
+    program = model.graph_form.program
+    uses = Counter(name for statement in program.statements for name in statement.uses)
+    uses.update((*program.answer_uses, *(bypass.given for bypass in program.bypasses.values())))
+    calls, made = [], dict[str, str]()  # by variable the layer that made it
+    for statement in program.statements:
+        for layer in (part for part in statement.parts if isinstance(part, Layer)):
+            alone = [made.get(name) for name in statement.uses if uses[name] == 1]  # a layer reads one tensor
+            calls.append(_Call(layer.path, alone[0] if alone else None))
+            made[statement.name] = layer.path
+    return calls
 
 
 @contextmanager

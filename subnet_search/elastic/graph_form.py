@@ -154,7 +154,7 @@ class RunsGraph:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         own = type(self).__mro__[2]
-        return _blank, (own,), self.__getstate__()  # type: ignore[attr-defined]
+        return _blank, (own,), self.__getstate__()
 
 
 def in_order(model: nn.Module, example: Example) -> Example:

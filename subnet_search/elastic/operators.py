@@ -166,7 +166,8 @@ def _applied(flow: LabelFlow, node: fx.Node) -> Factors | list[Factors]:
     if node.op == "call_module":
         return _LAYERS[lifted_kind(flow.module(node))](flow, node)  # type: ignore[index]
     if node.target is operator.getitem:
-        source, index = node.args
+        source: Any = node.args[0]
+        index: Any = node.args[1]
         found = flow.factors.get(source, ())
         return found[index] if isinstance(found, list) else ()
     if not any(flow.factors.get(n) for n in node.all_input_nodes):
@@ -350,9 +351,8 @@ def run_on(flow: LabelFlow, node: fx.Node, ids: Tensor) -> Any:
         return n.meta["number"][0] if n.meta["number"] is not None else flow.traced.value(n)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
-    if node.target in _FLOATING:
-        return node.target(ids.double(), *args[1:], **kwargs).round().long()  # type: ignore[operator]
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    run: Any = node.target
+    return run(ids.double(), *args[1:], **kwargs).round().long() if run in _FLOATING else run(*args, **kwargs)
 
 
 _FLOATING = (aten.im2col.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default)
@@ -361,7 +361,7 @@ _FLOATING = (aten.im2col.default, aten.pixel_shuffle.default, aten.pixel_unshuff
 def _moved_elsewhere(flow: LabelFlow, node: fx.Node, given: Given) -> Factors | list[Factors]:
     """Moves that cannot be told of fewer positions along their own axes: these keep all they have."""
     x = _first(given)
-    dims = given.get("dims", given.get("dimension"))
+    dims: Any = given.get("dims", given.get("dimension"))
     axes = dims if isinstance(dims, list | tuple) else [dims]
     return _on_other_axes(flow, node, given, [d % len(flow.shape(x)) for d in axes])
 

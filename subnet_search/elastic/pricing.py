@@ -202,7 +202,9 @@ class Pricing:
         terms: Terms = {(): BYTES_PER_ACTIVATION}
         elastic = dict(self.flow.axes(node))
         for axis, size in enumerate(self.flow.shape(node)):
-            width = self.width(self.grouping.channel_map(elastic[axis])) if axis in elastic else {(): size}
+            width: Terms = {(): size}
+            if axis in elastic:
+                width = self.width(self.grouping.channel_map(elastic[axis]))
             terms = times(terms, width)
         return terms
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -17,7 +17,7 @@ Product = list[Letter]  # multiply-adds: the sizes of all letters multiplied
 
 def products(node: fx.Node) -> list[Product]:
     """The products that an operator computes; none for one that does not multiply and add."""
-    rule = _PRODUCTS.get(getattr(node.target, "overloadpacket", None))
+    rule = _PRODUCTS.get(cast(Any, getattr(node.target, "overloadpacket", None)))
     return [] if rule is None else rule(node, arguments(node))
 
 

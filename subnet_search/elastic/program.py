@@ -420,10 +420,9 @@ def _split(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | Non
     if "chunks" in given:
         each = -(-size // given["chunks"])
         lengths = [min(each, size - start) for start in range(0, size, each)]
-    elif isinstance(told := given.get("split_size", given.get("split_sizes")), int):
-        lengths = [min(told, size - start) for start in range(0, size, told)]
     else:
-        lengths = list(told)
+        told: Any = given.get("split_size", given.get("split_sizes"))
+        lengths = [min(told, size - at) for at in range(0, size, told)] if isinstance(told, int) else list(told)
     starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
     counts = [Count(channel_map, a, b) for a, b in zip(starts, starts[1:], strict=False)]
     return writer.call("torch.split", (x, counts, dim), {})

@@ -190,6 +190,11 @@ def build_from_source(source: str, where: str = "<sub-net>") -> nn.Module:
         ) from error
 
 
+def source_of(net: nn.Module) -> str | None:
+    """The source that a network was built from, if it was."""
+    return getattr(type(net), "__source__", None)
+
+
 @functools.lru_cache(maxsize=16)
 def _kind(source: str, where: str) -> type[nn.Module]:
     """The class `SubNet` of a source, which is executed; its nets can be pickled, and tracebacks show its lines."""
@@ -199,6 +204,7 @@ def _kind(source: str, where: str) -> type[nn.Module]:
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError("its SubNet is no network")
     kind.__reduce_ex__ = lambda self, protocol: (_blank, (source, where), self.__getstate__())  # type: ignore[method-assign]
+    kind.__source__ = source  # type: ignore[attr-defined]
     linecache.cache[where] = (len(source), None, source.splitlines(True), where)
     weakref.finalize(kind, linecache.cache.pop, where, None)
     return kind

@@ -494,7 +494,7 @@ GRAPH_TOYS: dict[str, Toy] = {
     "einsum attention": Toy(lambda: Transformer(EinsumAttention), (4, 16, 24), 2),
     "windows": Toy(Windows, (4, 8, 16, 24, 32), 3),
     "convnext": Toy(ConvNext, (16, 24, 24, 24, 24), 3),
-    "shuffles": Toy(Shuffles, (8, 8, 16, 16, 16, 24)),
+    "shuffles": Toy(Shuffles, (8, 8, 8, 8, 16, 16, 16, 16, 24)),
     "group shuffle": Toy(GroupShuffle, (4, 12)),
     "gated": Toy(GatedNet, (12, 16, 24), 2),
     "standardised": Toy(Standardised, (16, 24)),

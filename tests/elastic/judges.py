@@ -146,7 +146,7 @@ class _Storages(fx.Interpreter):
 
 
 def peak_by_watching(net: nn.Module, example: Example) -> int:
-    """Bytes of all tensors that are alive at once when a traceable net runs; the first dimension is not divided."""
+    """Bytes of all tensors that are alive at once when a traceable net runs on an example."""
     traced = fx.symbolic_trace(net)
     watcher = _Storages(traced)
     args, kwargs = call_arguments(example)
@@ -156,7 +156,8 @@ def peak_by_watching(net: nn.Module, example: Example) -> int:
     last: dict[int, int] = {}
     nodes = list(traced.graph.nodes)
     for i, node in enumerate(nodes):
-        for used in (node, *node.all_input_nodes):
+        looks = node.target is getattr  # at a shape or device; tracing puts that where the result is used
+        for used in (node, *([] if looks else node.all_input_nodes)):
             if "memory" in used.meta:
                 last[used.meta["memory"][0]] = i
     alive: dict[int, int] = {}
