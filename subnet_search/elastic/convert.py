@@ -174,8 +174,7 @@ def _by_graph(
 ) -> tuple[Supernet, Traced]:
     """The exported graph in place of the forward."""
     example = in_order(model, example)
-    traced = read_exported(model, example)
-    fuse_shuffles(traced)
+    traced = fuse_shuffles(read_exported(model, example))
     flow = follow_exported(traced, settings.include, (*settings.exclude, *excluded))
     found = _compiled(flow, model, settings, excluded)
     program = write_program(traced, flow, found.grouping, found.blocks)

@@ -123,7 +123,7 @@ def read_exported(model: nn.Module, example: Example) -> Exported:
     return Exported(
         model,
         graph,
-        tuple(_calls(graph)),
+        tuple(calls_in(graph)),
         {},
         constants=reader.constants,
         out_spec=program.call_spec.out_spec,
@@ -378,7 +378,7 @@ def _rows(example: Example, count: int) -> Example:
     return repeated
 
 
-def _calls(graph: fx.Graph) -> Iterator[Call]:
+def calls_in(graph: fx.Graph) -> Iterator[Call]:
     """The module calls that the graph's operations lie in, with what goes in and comes out."""
     inside: dict[str, dict[fx.Node, None]] = {}
     for node in graph.nodes:

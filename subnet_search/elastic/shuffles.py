@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from subnet_search.elastic.exported import Exported, aten
+from subnet_search.elastic.exported import Exported, aten, calls_in
 
 STEPS = frozenset(
     {aten.view, aten.reshape, aten.permute, aten.transpose, aten.contiguous, aten.clone, aten.flatten, aten.unflatten}
 )
 
 
-def fuse_shuffles(traced: Exported) -> None:
+def fuse_shuffles(traced: Exported) -> Exported:
     """Replaces every chain of moves that permutes one axis by an index, so that single channels can be left out.
 
-    In between a channel has two axes, and what is left of these would have to be dense.
+    In between a channel has two axes, and what is left of these would have to be dense. Returns the graph, which is
+    changed, with the calls of modules that are left in it.
     """
     gone: set[fx.Node] = set()
     for node in list(traced.graph.nodes):
@@ -40,6 +42,7 @@ def fuse_shuffles(traced: Exported) -> None:
             for old in reversed(chain):
                 traced.graph.erase_node(old)
             gone.update(chain)
+    return replace(traced, calls=tuple(calls_in(traced.graph)))
 
 
 def _chain(start: fx.Node) -> list[fx.Node]:

@@ -247,7 +247,7 @@ def test_extracted_nets_pass_torch_export(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", GRAPH_TOYS)
 def test_extracted_nets_pass_torch_export_and_onnx_runtime(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    assert written_as(name, tmp_path, "safetensors", "pt2", "onnx") == ["safetensors", "pt2", "onnx"]
+    assert {*written_as(name, tmp_path, "safetensors", "pt2", "onnx")} >= {"safetensors", "pt2", "onnx"}
 
 
 def written_as(name: str, folder: Path, *formats: str) -> list[str]:

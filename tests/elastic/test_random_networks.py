@@ -42,13 +42,10 @@ def judge(steps: list[Step], head: int) -> None:
 
 @settings(max_examples=5, derandomize=True, **UNHURRIED)
 @given(steps=STEPS, head=CHOICE)
-@example(
-    steps=[("shuffle", 0, 2), ("picked", 2, 1)], head=0
-)  # units whose channels follow each other differently
+@example(steps=[("shuffle", 0, 2), ("picked", 2, 1)], head=0)  # channels in an order of their own
 @example(steps=[("uneven", 0, 0), ("mlp", 1, 1)], head=1)  # channels that only an activation tells apart
-@example(
-    steps=[("picked", 0, 1), ("attention", 0, 0)], head=3
-)  # every second channel, copied where it was a view
+@example(steps=[("mlp", 0, 0), ("shuffle", 0, 0)], head=3)  # a shuffle that begins where a module ends
+@example(steps=[("picked", 0, 1), ("attention", 0, 0)], head=3)  # every second channel, copied
 def test_random_networks_have_all_properties(steps: list[Step], head: int) -> None:
     judge(steps, head)
 

@@ -1,8 +1,8 @@
 """Which freedoms conversion finds in torchvision's networks: the table beside this file was written by hand.
 
-Layers in a row, concatenated or not, have an inner width; additions (and the shuffles of ShuffleNet) make a stream;
-residual blocks may be skipped; attention has heads, and a linear layer before another in a residual branch is an MLP
-(but for the one that makes the position tables of Swin V2: an inner width).
+Layers in a row, concatenated and shuffled or not, have an inner width; additions make a stream; residual blocks
+may be skipped; attention has heads, and a linear layer before another in a residual branch is an MLP (but for the one
+that makes the position tables of Swin V2: an inner width).
 `make zoo` looks at all networks, the slow tests at those below ten billion multiply-adds.
 """
 
