@@ -136,7 +136,9 @@ def doctor(
 @app.command()
 @guarded
 def inspect(
-    model: Annotated[str, typer.Argument(help='"torchvision:NAME", "timm:NAME" or "package.module:factory".')],
+    model: Annotated[
+        str, typer.Argument(help='"torchvision:NAME", "timm:NAME" or "package.module:factory".')
+    ],
     input_shape: Annotated[
         str, typer.Option("--input", help="One example: channels x height x width.")
     ] = "3x224x224",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from search_spaces import InvalidInput, SubnetSearchError, nearest_names
-from subnet_search.elastic.source import build_from_source, source_of
+from subnet_search.elastic.operations.source import build_from_source, source_of
 from subnet_search.measure import check_calibrated
 from subnet_search.measure.counter import Example, call
 from subnet_search.models import load_weights

@@ -12,8 +12,8 @@ from torch import nn
 
 from search_spaces import InvalidInput, SubnetConfig
 from subnet_search.elastic import Supernet, apply_plan, layer_plan
-from subnet_search.elastic.graph_form import RunsGraph
-from subnet_search.elastic.source import build_from_source, graph_source
+from subnet_search.elastic.operations.graph_form import RunsGraph
+from subnet_search.elastic.operations.source import build_from_source, graph_source
 from subnet_search.models import load_model, load_weights
 from subnet_search.record import Run
 from subnet_search.record.run import CHECKSUMS

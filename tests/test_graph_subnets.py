@@ -23,7 +23,7 @@ from subnet_search.data import Splits
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.folding import find_folds
-from subnet_search.elastic.source import build_from_source
+from subnet_search.elastic.operations.source import build_from_source
 from subnet_search.elastic.spans import cut_into_spans
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet

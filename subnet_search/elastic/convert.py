@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 
 from search_spaces import CostTable, InvalidInput, SearchSpace, nearest_names
 from subnet_search.elastic.coverage import NOT_CALLED, describe
-from subnet_search.elastic.exported import lifted_kind, read_exported
 from subnet_search.elastic.flow import Flow, matches
 from subnet_search.elastic.graph import (
     Example,
@@ -22,7 +21,6 @@ from subnet_search.elastic.graph import (
     call_arguments,
     trace,
 )
-from subnet_search.elastic.graph_form import GraphForm, argument_names, in_order, run_graph
 from subnet_search.elastic.groups import Grouping, compile_groups
 from subnet_search.elastic.knobs import EmptySpaceError, span_space, tie_groups, width_choices
 from subnet_search.elastic.layers import (
@@ -31,12 +29,16 @@ from subnet_search.elastic.layers import (
     make_layer_elastic,
     make_skippable,
 )
-from subnet_search.elastic.operators import LabelFlow, follow_exported
+from subnet_search.elastic.operations.exported import lifted_kind, read_exported
+from subnet_search.elastic.operations.follow import follow_exported
+from subnet_search.elastic.operations.graph_form import GraphForm, argument_names, in_order, run_graph
+from subnet_search.elastic.operations.label_flow import LabelFlow
+from subnet_search.elastic.operations.program import Layer
+from subnet_search.elastic.operations.shuffles import fuse_shuffles
+from subnet_search.elastic.operations.writing import write_program
 from subnet_search.elastic.pricing import Pricing
-from subnet_search.elastic.program import Layer, write_program
 from subnet_search.elastic.residual import skippable_blocks
 from subnet_search.elastic.rules import follow
-from subnet_search.elastic.shuffles import fuse_shuffles
 from subnet_search.elastic.states import check_sized
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.elastic.trial import unshrinkable

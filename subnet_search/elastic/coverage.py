@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 
 from search_spaces import CostTable, SearchSpace
-from subnet_search.elastic.exported import Exported
 from subnet_search.elastic.freedoms import freedoms
 from subnet_search.elastic.graph import Traced
+from subnet_search.elastic.operations.exported import Exported
 from subnet_search.elastic.pricing import Pricing
 
 NOT_CALLED = "not called in evaluation mode"

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.elastic.graph import Example, call_arguments, enclosing, home_paths
-from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.layers import ElasticLayer, kept_part, make_plain
+from subnet_search.elastic.operations.graph_form import RunsGraph
+from subnet_search.elastic.operations.source import build_from_source, graph_source
 from subnet_search.elastic.padding import PaddedShortcut
-from subnet_search.elastic.source import build_from_source, graph_source
 from subnet_search.elastic.states import assign_state
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet, active_part

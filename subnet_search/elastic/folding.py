@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.layers import (
     ElasticBatchNorm,
     ElasticConv,
@@ -19,7 +18,8 @@ from subnet_search.elastic.layers import (
     sliced_conv_weight,
     take,
 )
-from subnet_search.elastic.program import Layer
+from subnet_search.elastic.operations.graph_form import RunsGraph
+from subnet_search.elastic.operations.program import Layer
 
 
 class Fold(NamedTuple):

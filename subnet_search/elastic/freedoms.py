@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from subnet_search.elastic.exported import aten
 from subnet_search.elastic.flow import Flow
 from subnet_search.elastic.groups import Group, Grouping
+from subnet_search.elastic.operations.exported import aten
 from subnet_search.elastic.rules import ADDITIONS
 
 Freedom = Literal["inner width", "stream width", "heads", "MLP width"]

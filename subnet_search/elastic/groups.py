@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subnet_search.elastic.arrangement import arrangements
 from subnet_search.elastic.flow import Flow
-from subnet_search.elastic.operators import LabelFlow
+from subnet_search.elastic.operations.arrangement import arrangements
+from subnet_search.elastic.operations.label_flow import LabelFlow
 
 Kept = slice | Tensor | None  # which positions of an axis a sub-net keeps; None keeps all
 
@@ -160,12 +160,14 @@ class Grouping:
         )
 
 
-def compile_groups(flow: Flow | LabelFlow, choices: Callable[[int, int, Sequence[str]], tuple[int, ...]]) -> Grouping:
+def compile_groups(
+    flow: Flow | LabelFlow, choices: Callable[[int, int, Sequence[str]], tuple[int, ...]]
+) -> Grouping:
     """Gathers coupled channels into groups.
 
     Args:
         flow: the channels that layers read and write.
-        choices: from (units, channels of one unit, paths of the writers) to the widths to choose from; a group with a single
+        choices: from (units, channels of one unit, writers) to the widths to choose from; a group with a single
             choice is no group, its channels are fixed.
     """
     roots = {
@@ -197,7 +199,9 @@ def compile_groups(flow: Flow | LabelFlow, choices: Callable[[int, int, Sequence
     return Grouping(flow, groups, place)
 
 
-_Signature = tuple[tuple[tuple[str, str], int], ...]  # ((side, path), positions) of every tensor it is in, and moves
+_Signature = tuple[
+    tuple[tuple[str, str], int], ...
+]  # ((side, path), positions) of every tensor it is in, and moves
 
 
 def _classes_by_signature(

@@ -12,9 +12,8 @@ from torch import nn
 from search_spaces import InvalidInput, Knob, SearchSpace
 from subnet_search.elastic.flow import Flow, matches
 from subnet_search.elastic.groups import Group, Grouping
-from subnet_search.elastic.operators import LabelFlow
+from subnet_search.elastic.operations.label_flow import LabelFlow
 from subnet_search.settings import ElasticSettings
-
 
 T = TypeVar("T")
 

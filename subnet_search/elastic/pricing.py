@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from search_spaces import CostTable, SearchSpace
-from subnet_search.elastic.exported import Exported, aten
 from subnet_search.elastic.flow import Flow
 from subnet_search.elastic.graph import enclosing, home_paths
 from subnet_search.elastic.groups import ChannelMap, Grouping
-from subnet_search.elastic.operators import LabelFlow, arguments
+from subnet_search.elastic.operations.exported import Exported, aten
+from subnet_search.elastic.operations.label_flow import LabelFlow, arguments
+from subnet_search.elastic.operations.products import other_macs, products
 from subnet_search.elastic.padding import PaddedShortcut
-from subnet_search.elastic.products import other_macs, products
 
 Terms = dict[tuple[str, ...], int]  # monomial (sorted knob names) -> coefficient
 
@@ -79,7 +79,9 @@ class Pricing:
         outputs, inputs = self.width(site.writes), self.width(site.reads)
         shape = self.flow.shape(node)
         if isinstance(layer, nn.Linear):
-            return functools.reduce(times, (self.axis(node, a) for a in range(len(shape) - 1)), times(outputs, inputs))
+            return functools.reduce(
+                times, (self.axis(node, a) for a in range(len(shape) - 1)), times(outputs, inputs)
+            )
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             per_position = math.prod(layer.kernel_size) * math.prod(shape[2:]) * shape[0]
             if layer.groups > 1:
@@ -106,7 +108,9 @@ class Pricing:
         for names, parameter in _parameters(traced.model):
             path, _, leaf = names[0].rpartition(".")
             if isinstance(traced, Exported):
-                guards = [self._guard(n.meta["scope"]) for name in names for n in traced.readers.get(name, ())]
+                guards = [
+                    self._guard(n.meta["scope"]) for name in names for n in traced.readers.get(name, ())
+                ]
             else:
                 guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
             if not guards:

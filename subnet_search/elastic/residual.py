@@ -28,9 +28,7 @@ def skippable_blocks(traced: Traced, exclude: Sequence[str] = ()) -> tuple[str, 
     trivial = {
         str(n.target) for n in traced.graph.nodes if n.op == "call_module" and _passes(traced, n, DROPOUTS)
     }
-    trivial |= {
-        path for path, made in calls.items() if all(_only_passes_on(call) for call in made)
-    }
+    trivial |= {path for path, made in calls.items() if all(_only_passes_on(call) for call in made)}
     called = {str(n.target) for n in traced.graph.nodes if n.op == "call_module"} | set(calls)
     order = {path: i for i, path in enumerate(_order_of_start(traced))}
     homes = home_paths(traced.model)

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces import SubnetConfig
 from subnet_search.elastic.folding import Fold, find_folds
-from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.layers import ElasticBatchNorm, ElasticLayer, SkippableBlock
+from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.supernet import Supernet
 
 MOST_VARIANTS = 128  # of what comes before a cut: with more of them two random sub-nets hardly ever share it

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
 from subnet_search.elastic.graph import Example
-from subnet_search.elastic.graph_form import RunsGraph, tensor_of
 from subnet_search.elastic.groups import ChannelMap, Group, Kept, Site
 from subnet_search.elastic.layers import Active, ElasticBatchNorm, ElasticLayer, is_batch_norm
+from subnet_search.elastic.operations.graph_form import RunsGraph, tensor_of
 from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.statistics import Statistics
 

@@ -14,7 +14,7 @@ from search_spaces import SubnetConfig
 from subnet_search.batches import device_of, first_images, input_size
 from subnet_search.data import Batch
 from subnet_search.elastic.extraction import TOLERANCE, cut_out, difference_on
-from subnet_search.elastic.graph_form import RunsGraph
+from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import check_calibrated, evaluation_mode, top1_percent

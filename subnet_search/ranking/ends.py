@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from subnet_search.elastic.graph_form import RunsGraph, Taps
 from subnet_search.elastic.groups import ChannelMap
+from subnet_search.elastic.operations.graph_form import RunsGraph, Taps
+from subnet_search.elastic.operations.program import Tap, into, out_of
 from subnet_search.elastic.padding import PaddedShortcut
-from subnet_search.elastic.program import Tap, into, out_of
 from subnet_search.elastic.supernet import Supernet
 
 Change = Callable[[Tensor], Tensor]  # what is made of a tensor that passes

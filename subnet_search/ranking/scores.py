@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from subnet_search.data import Batch
-from subnet_search.elastic.graph_form import RunsGraph, tensor_of
 from subnet_search.elastic.groups import ChannelMap, Group
+from subnet_search.elastic.operations.graph_form import RunsGraph, tensor_of
 from subnet_search.elastic.supernet import Supernet
 
 Ranking = Mapping[str, Tensor]  # group -> order over its units, int64 [group.units], best first

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from search_spaces import SubnetConfig
 from subnet_search.elastic.extraction import cut_out, extract, tensors_in
 from subnet_search.elastic.graph import Example, at_batch_one, call_arguments
-from subnet_search.elastic.graph_form import RunsGraph
+from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.counter import count_macs, count_params
 

@@ -23,7 +23,7 @@ from search_spaces import InvalidInput
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
-from subnet_search.elastic.source import graph_source
+from subnet_search.elastic.operations.source import graph_source
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.exporting import export

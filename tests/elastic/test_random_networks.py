@@ -51,7 +51,8 @@ def test_random_networks_have_all_properties(steps: list[Step], head: int) -> No
 
 
 @pytest.mark.slow
-@settings(max_examples=250, **UNHURRIED)
+@pytest.mark.timeout(1800)
+@settings(max_examples=150, **UNHURRIED)
 @given(steps=STEPS, head=CHOICE)
 def test_many_random_networks_have_all_properties(steps: list[Step], head: int) -> None:
     judge(steps, head)

@@ -17,8 +17,8 @@ from subnet_search import small_models
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
-from subnet_search.elastic.graph_form import RunsGraph
 from subnet_search.elastic.knobs import EmptySpaceError, width_choices
+from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.settings import ElasticSettings

@@ -17,7 +17,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from search_spaces import SubnetConfig
 from subnet_search.data import Batch
 from subnet_search.elastic.convert import make_elastic
-from subnet_search.elastic.graph_form import RunsGraph
+from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.ranking import (
     RANKERS,

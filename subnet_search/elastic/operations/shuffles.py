@@ -8,10 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from subnet_search.elastic.exported import Exported, aten, calls_in
+from subnet_search.elastic.operations.exported import Exported, aten, calls_in
 
 STEPS = frozenset(
-    {aten.view, aten.reshape, aten.permute, aten.transpose, aten.contiguous, aten.clone, aten.flatten, aten.unflatten}
+    {
+        aten.view,
+        aten.reshape,
+        aten.permute,
+        aten.transpose,
+        aten.contiguous,
+        aten.clone,
+        aten.flatten,
+        aten.unflatten,
+    }
 )
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from subnet_search.elastic.exported import aten
-from subnet_search.elastic.operators import OPERATORS, arguments, at_one_row
+from subnet_search.elastic.operations.exported import aten
+from subnet_search.elastic.operations.label_flow import arguments, at_one_row
+from subnet_search.elastic.operations.operators import OPERATORS
 
 Letter = tuple[fx.Node, int, int]  # an axis of a tensor, of which every so-manieth position counts
 Product = list[Letter]  # multiply-adds: the sizes of all letters multiplied
@@ -84,5 +85,3 @@ _PRODUCTS = {
     aten.einsum: _einsum,
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _convolution),
 }
-
-

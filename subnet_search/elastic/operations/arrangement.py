@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from subnet_search.elastic.exported import aten
-from subnet_search.elastic.labels import Factor, axes_of
-from subnet_search.elastic.operators import Given, LabelFlow, arguments, run_on
+from subnet_search.elastic.operations.exported import aten
+from subnet_search.elastic.operations.label_flow import Given, LabelFlow, arguments
+from subnet_search.elastic.operations.labels import Factor, axes_of
+from subnet_search.elastic.operations.move_rules import run_on
 
 
 def arrangements(flow: LabelFlow) -> Iterator[tuple[str, dict[int, int]]]:

@@ -1,15 +1,10 @@
-"""The exported graph as Python source, with the sizes that sub-nets change left open.
-
-The same statements serve twice. A supernet runs them with `counts`, `indices`, `weights` and `kept_blocks` looked up,
-so that another sub-net is a matter of other numbers; an extracted sub-net has its own numbers written out.
-"""
+"""Writes an exported graph down as a program: each operator with the numbers that sub-nets change left open."""
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,185 +12,24 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-from subnet_search.elastic.exported import Exported, aten
 from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.groups import ChannelMap, Grouping
-from subnet_search.elastic.labels import axes_of
-from subnet_search.elastic.operators import EXPANSIONS, RESHAPES, LabelFlow, arguments, at_one_row
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many of the positions `start` to `stop` of an axis a sub-net keeps."""
-
-    channel_map: ChannelMap
-    start: int
-    stop: int
-    per: int = 1
-
-    def value(self, units: Mapping[str, int]) -> int:
-        """The number for a sub-net."""
-        return int(self.channel_map.mask(units)[self.start : self.stop].sum()) // self.per
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Where a list of positions of one axis stands after a sub-net has left some out."""
-
-    channel_map: ChannelMap
-    positions: tuple[int, ...]
-
-    def value(self, units: Mapping[str, int]) -> Tensor:
-        """The new positions of those that are kept, int64."""
-        mask = self.channel_map.mask(units)
-        new = np.cumsum(mask) - 1
-        positions = np.array(self.positions, dtype=np.int64)
-        return torch.from_numpy(new[positions[mask[positions]]])
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter, buffer or constant by name."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The call of a layer by path."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A variable on its way into a product that is no layer's, or into or out of a block; there it can be changed."""
-
-    place: str
-    variable: str
-    axis: int = 0  # the one that a product sums over, from the end
-    channel_map: ChannelMap | None = None  # along that axis
-
-
-def into(what: str) -> str:
-    """The place where a tensor goes into a block or an operator."""
-    return f"into {what}"
-
-
-def out_of(block: str) -> str:
-    """The place where a tensor comes out of a block."""
-    return f"out of {block}"
-
-
-Part = str | Count | Positions | Weight | Layer | Tap
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One line: a variable and what it becomes."""
-
-    name: str
-    parts: tuple[Part, ...]
-    uses: tuple[str, ...]
-    blocks: tuple[str, ...]  # the skippable blocks around it, outermost first
-
-
-@dataclass(frozen=True)
-class Bypass:
-    """What a skipped block answers: its output is its input."""
-
-    output: str
-    given: str
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """The statements of a forward.
-
-    Attributes:
-        inputs: names of the tensors that come in.
-        statements: in order.
-        bypasses: by the path of the skippable block.
-        answer: what is returned, as source with the names of variables.
-        answer_uses: those variables.
-    """
-
-    inputs: tuple[str, ...]
-    statements: tuple[Statement, ...]
-    bypasses: Mapping[str, Bypass]
-    answer: str
-    answer_uses: tuple[str, ...]
-
-    @cached_property
-    def parts(self) -> dict[type, list[Any]]:
-        """All parts of each kind, each once, in order."""
-        found = dict.fromkeys(part for statement in self.statements for part in statement.parts)
-        return {kind: [p for p in found if isinstance(p, kind)] for kind in (Count, Positions, Weight, Layer, Tap)}
-
-    def lines(self, text: Callable[[Part], str], skipped: Sequence[str] | None) -> Iterator[str]:
-        """The body of the forward.
-
-        Args:
-            text: how a part is written.
-            skipped: the blocks that are left out; None asks at run time, whether a block is in `kept_blocks`.
-        """
-        if self.inputs:
-            yield f"rows, device = {self.inputs[0]}.shape[0], {self.inputs[0]}.device"
-        if skipped is None:
-            yield from self._asking(text)
-            return
-        chosen: list[tuple[str, str, tuple[str, ...]]] = []  # name, source, uses
-        done: set[str] = set()
-        for statement in self.statements:
-            around = next((b for b in statement.blocks if b in skipped), None)
-            if around is None:
-                chosen.append((statement.name, "".join(map(text, statement.parts)), statement.uses))
-            elif around not in done:
-                done.add(around)
-                bypass = self.bypasses[around]
-                chosen.append((bypass.output, bypass.given, (bypass.given,)))
-        last = {name: i for i, (_, _, uses) in enumerate(chosen) for name in uses}
-        for i, (name, source, uses) in enumerate(chosen):
-            yield f"{name} = {source}"
-            over = [u for u in dict.fromkeys((*uses, name)) if last.get(u, i) == i and u not in self.answer_uses]
-            if over and name in over and name not in uses and name not in last:
-                over.remove(name)  # nothing reads it, but it may be written into
-            if over:
-                yield f"{' = '.join(over)} = None"
-        yield f"return {self.answer}"
-
-    def _asking(self, text: Callable[[Part], str]) -> Iterator[str]:
-        open_blocks: tuple[str, ...] = ()
-        last = {name: i for i, statement in enumerate(self.statements) for name in statement.uses}
-        for bypass in self.bypasses.values():
-            last[bypass.given] = len(self.statements)
-        for i, statement in enumerate(self.statements):
-            common = 0
-            while common < min(len(open_blocks), len(statement.blocks)) and (
-                open_blocks[common] == statement.blocks[common]
-            ):
-                common += 1
-            yield from self._closed(text, open_blocks, common)
-            for depth in range(common, len(statement.blocks)):
-                block = statement.blocks[depth]
-                yield f"{'    ' * depth}if {block!r} in kept_blocks:"
-                yield f"{'    ' * (depth + 1)}{text(Tap(into(block), self.bypasses[block].given))}"
-            open_blocks = statement.blocks
-            indent = "    " * len(open_blocks)
-            yield f"{indent}{statement.name} = {''.join(map(text, statement.parts))}"
-            over = [u for u in dict.fromkeys(statement.uses) if last[u] == i and u not in self.answer_uses]
-            if over:
-                yield f"{indent}{' = '.join(over)} = None"
-        yield from self._closed(text, open_blocks, 0)
-        yield f"return {self.answer}"
-
-    def _closed(self, text: Callable[[Part], str], open_blocks: Sequence[str], keep: int) -> Iterator[str]:
-        for depth in reversed(range(keep, len(open_blocks))):
-            block = open_blocks[depth]
-            bypass = self.bypasses[block]
-            yield f"{'    ' * (depth + 1)}{bypass.output} = {text(Tap(out_of(block), bypass.output))}"
-            yield f"{'    ' * depth}else:"
-            yield f"{'    ' * depth}    {bypass.output} = {bypass.given}"
+from subnet_search.elastic.operations.exported import Exported, aten
+from subnet_search.elastic.operations.label_flow import Given, LabelFlow, arguments, at_one_row
+from subnet_search.elastic.operations.labels import axes_of
+from subnet_search.elastic.operations.operators import EXPANSIONS, RESHAPES
+from subnet_search.elastic.operations.program import (
+    Bypass,
+    Count,
+    Layer,
+    Part,
+    Positions,
+    Program,
+    Statement,
+    Tap,
+    Weight,
+    into,
+)
 
 
 def write_program(traced: Exported, flow: LabelFlow, grouping: Grouping, blocks: Sequence[str]) -> Program:
@@ -329,7 +163,13 @@ class _Writer:
             channel_map = self.map_of(node, axis)
             if grows and (size != 1 or channel_map is not None):
                 yield "rows * "
-            yield "rows" if grows and size == 1 else str(size) if channel_map is None else Count(channel_map, 0, size)
+            yield (
+                "rows"
+                if grows and size == 1
+                else str(size)
+                if channel_map is None
+                else Count(channel_map, 0, size)
+            )
         yield "]"
 
 
@@ -338,7 +178,9 @@ def _number(node: fx.Node) -> str:
     if one == two:
         return str(one)
     if two != 2 * one:
-        raise UntraceableModelError(f"{node.name} does not grow in step with the batch: {one} for one row, {two} for two")
+        raise UntraceableModelError(
+            f"{node.name} does not grow in step with the batch: {one} for one row, {two} for two"
+        )
     return "rows" if one == 1 else f"rows * {one}"
 
 
@@ -356,7 +198,9 @@ def _packed(values: list[str], spec: TreeSpec | None) -> str:
             return f"({', '.join(inner)},)"
         if isinstance(spec.type, type) and issubclass(spec.type, dict):
             return "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(_keys(spec), inner, strict=True)) + "}"
-        raise UntraceableModelError(f"the model returns a {spec.type.__name__}; return tensors, tuples, lists or dicts")
+        raise UntraceableModelError(
+            f"the model returns a {spec.type.__name__}; return tensors, tuples, lists or dicts"
+        )
 
     return next(rest) if spec is None else packed(spec)
 
@@ -364,9 +208,6 @@ def _packed(values: list[str], spec: TreeSpec | None) -> str:
 def _keys(spec: TreeSpec) -> list[Any]:
     context = spec.context
     return list(context[1] if context and isinstance(context[0], type) else context)
-
-
-Given = dict[str, Any]
 
 
 def _reshape(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part]:
@@ -403,7 +244,9 @@ def _slice(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | Non
     if x.meta["per_row"][dim]:
         raise UntraceableModelError(f"{node.name} takes some of the rows of a batch that lie among channels")
     if given["step"] != 1:
-        return writer.call("torch.index_select", (x, dim, Positions(channel_map, tuple(positions.tolist()))), {})
+        return writer.call(
+            "torch.index_select", (x, dim, Positions(channel_map, tuple(positions.tolist()))), {}
+        )
     if not len(positions):
         return None
     ends = (Count(channel_map, 0, int(positions[0])), Count(channel_map, 0, int(positions[-1]) + 1))
@@ -422,9 +265,11 @@ def _split(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | Non
         lengths = [min(each, size - start) for start in range(0, size, each)]
     else:
         told: Any = given.get("split_size", given.get("split_sizes"))
-        lengths = [min(told, size - at) for at in range(0, size, told)] if isinstance(told, int) else list(told)
+        lengths = (
+            [min(told, size - at) for at in range(0, size, told)] if isinstance(told, int) else list(told)
+        )
     starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-    counts = [Count(channel_map, a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    counts = [Count(channel_map, a, b) for a, b in itertools.pairwise(starts)]
     return writer.call("torch.split", (x, counts, dim), {})
 
 
@@ -443,7 +288,9 @@ def _index(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | Non
     if len(told) != 1 or (channel_map := writer.map_of(x, told[0])) is None:
         return None
     positions = writer.traced.value(indices[told[0]]).numpy() % channel_map.size
-    return writer.call("torch.index_select", (x, told[0], Positions(channel_map, tuple(positions.tolist()))), {})
+    return writer.call(
+        "torch.index_select", (x, told[0], Positions(channel_map, tuple(positions.tolist()))), {}
+    )
 
 
 def _layer_norm(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part] | None:
@@ -468,7 +315,7 @@ def _convolution(writer: _Writer, node: fx.Node, given: Given) -> Iterator[Part]
 def _batch_norm(writer: _Writer, node: fx.Node, given: Given) -> None:
     if given["running_mean"] is not None:
         raise UntraceableModelError(
-            f"{node.name} is a batch norm whose statistics cannot be set for each sub-net, as it is no layer of torch's; "
+            f"{node.name} is a batch norm whose statistics cannot be set for each sub-net: it is no layer of torch's; "
             "use torch's BatchNorm1d, 2d or 3d there, or a sub-class of them"
         )
 
@@ -500,6 +347,8 @@ _SPECIAL: dict[Any, Callable[[_Writer, fx.Node, Given], Iterator[Part] | None]] 
     aten.index_select: _index_select,
     aten.index: _index,
 }
+
+
 # Operators that multiply and add: which of their arguments they sum over, along which axis.
 _SUMMED: dict[Any, tuple[tuple[int, int], ...]] = {
     aten.linear: ((0, -1),),

@@ -15,7 +15,7 @@ from search_spaces import InvalidInput
 from subnet_search.elastic.graph import Example
 from subnet_search.elastic.groups import ChannelMap, Kept
 from subnet_search.elastic.layers import take
-from subnet_search.elastic.program import Count, Layer, Part, Positions, Program, Tap, Weight
+from subnet_search.elastic.operations.program import Count, Layer, Part, Positions, Program, Tap, Weight
 
 
 @dataclass
@@ -100,7 +100,12 @@ class GraphForm:
 
     def _compile(self) -> Any:
         places: dict[Part, str] = {}
-        for kind, name in ((Count, "counts"), (Positions, "positions"), (Weight, "weights"), (Layer, "layers")):
+        for kind, name in (
+            (Count, "counts"),
+            (Positions, "positions"),
+            (Weight, "weights"),
+            (Layer, "layers"),
+        ):
             places |= {part: f"{name}[{i}]" for i, part in enumerate(self.program.parts[kind])}
 
         def text(part: Part) -> str:
@@ -109,7 +114,16 @@ class GraphForm:
             return part if isinstance(part, str) else places[part]
 
         lines = self.program.lines(text, None)
-        told = ("self", "layers", "weights", "counts", "positions", "kept_blocks", "taps", *self.program.inputs)
+        told = (
+            "self",
+            "layers",
+            "weights",
+            "counts",
+            "positions",
+            "kept_blocks",
+            "taps",
+            *self.program.inputs,
+        )
         source = f"def forward({', '.join(told)}):\n" + "".join(f"    {line}\n" for line in lines)
         scope: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten}
         exec(compile(source, "<program of a supernet>", "exec"), scope)  # our own statements
@@ -143,7 +157,9 @@ class RunsGraph:
         named = form.keywords[len(args) :]
         inputs = list(tree_leaves((args, [kwargs[name] for name in named if name in kwargs])))
         changed = [name for name in kwargs if name not in named]
-        changed += [repr(inputs[i]) for i, value in form.fixed.items() if i < len(inputs) and inputs[i] != value]
+        changed += [
+            repr(inputs[i]) for i, value in form.fixed.items() if i < len(inputs) and inputs[i] != value
+        ]
         if changed or len(inputs) != len(form.program.inputs):
             other = ", ".join(changed) or f"{len(inputs)} inputs"
             raise InvalidInput(

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetConfig
-from subnet_search.elastic.exported import lifted_kind
-from subnet_search.elastic.graph_form import GraphForm, sliced, tensor_of
 from subnet_search.elastic.layers import kept_norm_groups, kept_part
-from subnet_search.elastic.program import Count, Layer, Part, Positions, Tap, Weight
+from subnet_search.elastic.operations.exported import lifted_kind
+from subnet_search.elastic.operations.graph_form import GraphForm, sliced, tensor_of
+from subnet_search.elastic.operations.program import Count, Layer, Part, Positions, Tap, Weight
 from subnet_search.elastic.supernet import Supernet, active_part
 
 HEAD = '''"""Sub-net {key} of {model}: made by subnet-search, needs torch alone.
@@ -126,7 +126,9 @@ class _Used:
                 kept = kept_part(layer, name, tensor, found)
             self.tensors[f"{part.path}.{name}"] = kept
         made = _constructor(layer, found)
-        norm_without_bias = getattr(layer, "weight", None) is not None and layer.bias is None and "bias=" not in made
+        norm_without_bias = (
+            getattr(layer, "weight", None) is not None and layer.bias is None and "bias=" not in made
+        )
         self.made[part.path] = f"self._without_bias({made})" if norm_without_bias else made
 
     def definitions(self) -> Iterator[str]:
@@ -155,7 +157,9 @@ def _constructor(layer: Any, part: Any) -> str:
         return f"nn.LayerNorm({size}, eps={layer.eps}, elementwise_affine={affine}, bias={bias})"
     if kind is nn.GroupNorm:
         size = layer.num_channels if part is None else part.num_inputs
-        return f"nn.GroupNorm({kept_norm_groups(layer, size)}, {size}, eps={layer.eps}, affine={layer.affine})"
+        return (
+            f"nn.GroupNorm({kept_norm_groups(layer, size)}, {size}, eps={layer.eps}, affine={layer.affine})"
+        )
     if hasattr(layer, "num_features"):
         size = layer.num_features if part is None else part.num_inputs
         return (

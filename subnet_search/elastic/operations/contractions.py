@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from subnet_search.elastic.labels import Factor, Factors, Labels, axes_of
+from subnet_search.elastic.operations.labels import Factor, Factors, Labels, axes_of
 
 
 class Operand(NamedTuple):
@@ -40,7 +41,7 @@ def contract(labels: Labels, operands: Sequence[Operand], out: str, what: str) -
             for i in carriers:
                 held[i] = list(labels.restrict(tuple(held[i]), axis, f"{what} needs all of it"))
         else:
-            for (_, first), (_, second) in zip(varying, varying[1:], strict=False):
+            for (_, first), (_, second) in itertools.pairwise(varying):
                 labels.unite(first, second)
             held = [[labels.roots(f) for f in factors] for factors in held]
     summed = {axis for axis, letter in enumerate(letters) if letter not in out}

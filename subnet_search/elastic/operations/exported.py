@@ -103,13 +103,17 @@ def read_exported(model: nn.Module, example: Example) -> Exported:
         UntraceableModelError: torch.export cannot follow the forward.
         InvalidInput: the model does not run on the example.
     """
-    model = copied(model).eval()  # which was not run yet: some keep in evaluation what they computed from weights
+    model = copied(
+        model
+    ).eval()  # which was not run yet: some keep in evaluation what they computed from weights
     args, kwargs = call_arguments(_rows(example, 2))
     batch = torch.export.Dim("batch", min=1)
     rows = tree_map(lambda v: {0: batch} if isinstance(v, Tensor) and v.ndim > 0 else None, (args, kwargs))
     try:
         with _quiet():
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=rows[0] or rows[1], strict=False)
+            program = torch.export.export(
+                model, args, kwargs, dynamic_shapes=rows[0] or rows[1], strict=False
+            )
     except Exception as error:  # user code runs here: anything can come
         check_runs(model, example)
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -163,7 +167,9 @@ class _Reader:
         if node.op == "placeholder":
             spec = self.signature[node.name]
             mine = spec.kind == InputKind.USER_INPUT
-            copies[node] = self.graph.placeholder(node.name) if mine else self.graph.get_attr(self._stored(spec))
+            copies[node] = (
+                self.graph.placeholder(node.name) if mine else self.graph.get_attr(self._stored(spec))
+            )
         elif node.op == "get_attr":
             copies[node] = getattr(owner, str(node.target))  # a graph that is called below
         elif node.op == "output":
@@ -213,7 +219,11 @@ class _Reader:
     def _layer(self, node: fx.Node) -> fx.Node | None:
         """The call of the layer that does exactly this, if there is one."""
         copies = self.copies
-        held = {n.target for n in map(copies.get, node.all_input_nodes) if isinstance(n, fx.Node) and n.op == "get_attr"}
+        held = {
+            n.target
+            for n in map(copies.get, node.all_input_nodes)
+            if isinstance(n, fx.Node) and n.op == "get_attr"
+        }
         for path in sorted({str(name).rpartition(".")[0] for name in held}):
             layer = self.model.get_submodule(path)
             own = {f"{path}.{name}" for name in (*layer._parameters, *layer._buffers)}
@@ -312,7 +322,7 @@ class _FakeRun(fx.Interpreter):
         """Fills the meta of all nodes."""
         for rows in (1, 2):
             args, kwargs = call_arguments(_rows(example, rows))
-            flat = [v for v in tree_flatten((args, kwargs))[0]]
+            flat = tree_flatten((args, kwargs))[0]
             with self.mode, torch.no_grad():
                 self.run(*(self.mode.from_tensor(v) if isinstance(v, Tensor) else v for v in flat))
         for node, (one, two) in self.values.items():
@@ -373,7 +383,10 @@ def _storage(tensor: Tensor) -> int:
 def _rows(example: Example, count: int) -> Example:
     """The example's first row so many times."""
     repeated: Example = tree_map(
-        lambda v: v[:1].expand(count, *v.shape[1:]).contiguous() if isinstance(v, Tensor) and v.ndim > 0 else v, example
+        lambda v: (
+            v[:1].expand(count, *v.shape[1:]).contiguous() if isinstance(v, Tensor) and v.ndim > 0 else v
+        ),
+        example,
     )
     return repeated
 
@@ -386,9 +399,13 @@ def calls_in(graph: fx.Graph) -> Iterator[Call]:
             for path in node.meta["scope"]:
                 inside.setdefault(path, {})[node] = None
     for path, nodes in inside.items():
-        given = {n: None for node in nodes for n in node.all_input_nodes if n not in nodes and n.op != "get_attr"}
+        given = {
+            n: None for node in nodes for n in node.all_input_nodes if n not in nodes and n.op != "get_attr"
+        }
         inputs = tuple(n for n in given if n.meta["number"] is None)
         outputs = [
-            node for node in nodes if node.meta["number"] is None and any(user not in nodes for user in node.users)
+            node
+            for node in nodes
+            if node.meta["number"] is None and any(user not in nodes for user in node.users)
         ]
         yield Call(path, inputs, outputs[0] if len(outputs) == 1 else None)
