@@ -134,7 +134,7 @@ def _act(channels: int, kind: int) -> nn.Module:
 
 
 def _heads(channels: int, choice: int) -> int:
-    return next(h for h in ((1, 2, 4, 2)[choice], 2, 1) if channels % h == 0)
+    return next(h for h in ((1, 2, 4, 2)[choice], 2, 1) if channels % h == 0 and channels > h)
 
 
 def _conv(channels: int, a: int, b: int) -> Made:
