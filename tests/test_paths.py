@@ -107,7 +107,9 @@ def walked(folder: Path, settings: ProgressiveSettings) -> tuple[list[PathElemen
         return find_path(supernet, small_splits(), settings, run), weights(supernet)
 
 
-@pytest.mark.parametrize("settings", [QUICK, TUNED], ids=["plain", "tuned"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(QUICK, id="plain"), pytest.param(TUNED, id="tuned", marks=pytest.mark.slow)]
+)
 def test_killed_at_any_step_it_comes_to_the_same_path(tmp_path: Path, settings: ProgressiveSettings) -> None:
     settings = settings.model_copy(update={"smallest_macs_share": 0.5})
     unbroken, left = walked(tmp_path / "unbroken", settings)

@@ -337,6 +337,7 @@ def timed_by_size(self: LatencyMeter, net: torch.nn.Module, seed: int = 0) -> La
     return Latency(count_params(net) / 1000 * (1 + seed % 1000 / 1e5), 0.9, 1.1, 12)
 
 
+@pytest.mark.slow
 def test_loss_for_each_millisecond_saved_is_a_criterion_of_recipes(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,6 +374,7 @@ def test_loss_for_each_millisecond_saved_is_a_criterion_of_recipes(
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_noise_levels_of_another_ranking_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,6 +391,7 @@ def test_noise_levels_of_another_ranking_are_refused(
     )
 
 
+@pytest.mark.slow
 def test_weights_tuned_on_the_path_are_those_that_are_trained_jointly(trained: Path, tmp_path: Path) -> None:
     change = "finalists = 1\nrelative_threshold = 0.999\n"
     copy = with_settings(trained, tmp_path, "finalists = 1\n", change)
@@ -407,6 +410,7 @@ def test_weights_tuned_on_the_path_are_those_that_are_trained_jointly(trained: P
     assert all(torch.equal(joined[name], tensor) for name, tensor in last.items())
 
 
+@pytest.mark.slow
 def test_limits_hold_on_the_path(trained: Path, tmp_path: Path) -> None:
     copy = with_settings(trained, tmp_path, "[search.limits]\n", '[search.limits]\nmacs = "70%"\n')
     assert run_command(["search", str(copy)]) == 0
@@ -509,6 +513,7 @@ def test_a_dry_run_tells_of_the_path_and_of_joint_training(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_timing_of_a_path(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
