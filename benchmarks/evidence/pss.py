@@ -168,6 +168,7 @@ ARMS = (
     _pss("PSS, noise", "PSS", NOISE, NOISE_FORWARDS),
     _pss("PSS, random ranking", "random ranking", random_ranking, 0),
     _pss("PSS, noise, in-place teacher", "PSS", NOISE, NOISE_FORWARDS, distill="in place"),
+    _pss("PSS, random ranking, in-place teacher", "random ranking", random_ranking, 0, distill="in place"),
     _pss("PSS, L1", "PSS", l1_ranking, 0),
     _pss("PSS, L1, in-place teacher", "PSS", l1_ranking, 0, distill="in place"),
     _pss("PSS, Taylor", "PSS", taylor_ranking, TAYLOR_FORWARDS),

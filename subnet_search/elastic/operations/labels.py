@@ -49,8 +49,9 @@ class Labels:
     def unite(self, a: Factor, b: Factor) -> None:
         """Couples two factors element by element."""
         a, b = torch.broadcast_tensors(a, b)
-        pairs = torch.stack([a.flatten(), b.flatten()]).unique(dim=1).numpy()
-        self.channels.unite(pairs[0], pairs[1])
+        base = int(b.max()) + 1
+        pairs = (a.flatten() * base + b.flatten()).unique()  # a pair in one number: far faster than unique(dim=1)
+        self.channels.unite((pairs // base).numpy(), (pairs % base).numpy())
 
     def freeze(self, factors: Sequence[Factor], reason: str) -> None:
         """Keeps all channels of these factors in every sub-net."""
