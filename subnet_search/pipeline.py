@@ -271,6 +271,7 @@ def coverage_table(coverage: Any, num_subnets: int) -> str:
         lines.append(
             f"  {group['knob']:<40} {group['units']:>5} units, step {group['step']}; {group['freedom']}; "
             f"{len(group['writers'])} writers, {len(group['readers'])} readers"
+            + "".join(f"; {rule}" for rule in group.get("rules", ()))
         )
     lines += ["blocks that can be skipped:", *(f"  {block['path']}" for block in coverage["blocks"])]
     lines += ["of full width:", *(f"  {fixed['path']}: {fixed['reason']}" for fixed in coverage["fixed"])]

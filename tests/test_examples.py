@@ -145,7 +145,7 @@ def test_the_model_guides_networks_are_elastic_and_its_recipes_build_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net, saving, published, _ = blocks("own-model.md", "python")
-    named, elastic, replaced, form = blocks("own-model.md", "toml")
+    named, elastic, rules, replaced, form = blocks("own-model.md", "toml")
     module = as_module("flower_net", monkeypatch, net, published)
     monkeypatch.chdir(tmp_path)
     torch.save(module.FlowerNet(48).state_dict(), "flower_net.pt")
@@ -157,6 +157,8 @@ def test_the_model_guides_networks_are_elastic_and_its_recipes_build_them(
     supernet = make_elastic(model, torch.zeros(1, 3, 16, 16), settings)
     assert [(knob.choices[0], knob.choices[-1]) for knob in supernet.space.knobs] == [(24, 96)]
 
+    ruled = make_elastic(model, torch.zeros(1, 3, 16, 16), recipe_of(named + rules, tmp_path).elastic)
+    assert {knob.name: knob.choices[:2] for knob in ruled.space.knobs} == {"conv": (40, 48), "more": (16, 32)}
     assert recipe_of(named + form, tmp_path).elastic.form == "graph"
 
     (command,) = blocks("own-model.md", "sh")

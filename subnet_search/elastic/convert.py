@@ -22,7 +22,7 @@ from subnet_search.elastic.graph import (
     trace,
 )
 from subnet_search.elastic.groups import Grouping, compile_groups
-from subnet_search.elastic.knobs import EmptySpaceError, span_space, tie_groups, width_choices
+from subnet_search.elastic.knobs import EmptySpaceError, rules_of, span_space, tie_groups, width_choices
 from subnet_search.elastic.layers import (
     ElasticBatchNorm,
     make_exactly_elastic,
@@ -231,6 +231,8 @@ def _compiled(
     pricing = Pricing(grouping, knob_of, blocks)
     costs = pricing.table(space)
     coverage = describe(pricing, space, costs)
+    for entry in coverage["groups"]:
+        entry["rules"] = rules_of(settings, entry["writers"])
     listed = {entry["path"] for entry in coverage["fixed"]}
     coverage["fixed"] += [{"path": p, "reason": r} for p, r in excluded.items() if p not in listed]
     return _Compiled(grouping, knob_of, blocks, space, costs, coverage)

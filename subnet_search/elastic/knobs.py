@@ -54,6 +54,22 @@ def _last_matching(told: Mapping[str, T], writers: Sequence[str]) -> T | None:
     return found[-1] if found else None
 
 
+def rules_of(settings: ElasticSettings, writers: Sequence[str]) -> list[str]:
+    """The user's rules that hold for a group with these writers, as people read them."""
+    told: list[tuple[str, Mapping[str, object]]] = [
+        ("step", settings.steps),
+        ("min_share", settings.min_shares),
+    ]
+    rules = [
+        f"{name} {value} ({pattern})"
+        for name, table in told
+        for pattern, value in table.items()
+        if any(matches(path, (pattern,)) for path in writers)
+    ]
+    tied = [patterns for patterns in settings.tie if any(matches(path, patterns) for path in writers)]
+    return [*rules, *(f"tied ({', '.join(patterns)})" for patterns in tied)]
+
+
 def tie_groups(groups: Mapping[str, Group], ties: Sequence[Sequence[str]]) -> dict[str, str]:
     """The knob of every group: its own name, or that of the first group it is tied to."""
     knob_of = {name: name for name in groups}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import weight_norm
 from torch.nn.utils.prune import l1_unstructured
+from torchvision.models import resnet18
 from torchvision.ops import StochasticDepth
 
 from search_spaces import InvalidInput
@@ -459,3 +460,22 @@ def test_a_model_may_overwrite_its_input() -> None:
     supernet = make_elastic(Centred().eval(), example)
     extract(supernet, supernet.space.smallest(), example)
     assert torch.equal(example, X)
+
+
+def test_steps_and_least_shares_by_pattern_hold_and_are_shown() -> None:
+    settings = ElasticSettings(steps={"layer4.*": 64, "layer4.1.*": 128}, min_shares={"conv1": 0.75}, tie=())
+    supernet = make_elastic(resnet18(), torch.zeros(1, 3, 64, 64), settings)
+    choices = {knob.name: knob.choices for knob in supernet.space.knobs}
+    assert choices["conv1"] == (48, 56, 64)
+    assert choices["layer4.0.conv1"] == tuple(range(64, 513, 64))
+    assert choices["layer4.1.conv1"] == (128, 256, 384, 512)  # the last pattern that names it
+    assert choices["layer3.0.conv1"][:2] == (32, 40)
+    shown = {entry["knob"]: entry["rules"] for entry in supernet.coverage["groups"]}
+    assert shown["conv1"] == ["min_share 0.75 (conv1)"]
+    assert shown["layer4.1.conv1"] == ["step 64 (layer4.*)", "step 128 (layer4.1.*)"]
+    assert shown["layer3.0.conv1"] == []
+
+
+def test_a_step_for_a_path_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"steps='layr4\.\*' matches no module"):
+        make_elastic(resnet18(), torch.zeros(1, 3, 64, 64), ElasticSettings(steps={"layr4.*": 64}))

@@ -50,7 +50,9 @@ class Labels:
         """Couples two factors element by element."""
         a, b = torch.broadcast_tensors(a, b)
         base = int(b.max()) + 1
-        pairs = (a.flatten() * base + b.flatten()).unique()  # a pair in one number: far faster than unique(dim=1)
+        pairs = (
+            a.flatten() * base + b.flatten()
+        ).unique()  # a pair in one number: far faster than unique(dim=1)
         self.channels.unite((pairs // base).numpy(), (pairs % base).numpy())
 
     def freeze(self, factors: Sequence[Factor], reason: str) -> None:
