@@ -83,15 +83,25 @@ def progressive(
     lr: float,
     inherit: bool = True,
     distill: str = "fixed teacher",
+    trained: int | None = None,
 ) -> Rows:
-    """Warm-up on random sub-nets, the path, joint training of the path."""
+    """Warm-up on random sub-nets, the path, joint training of the path (of so many of its elements)."""
     bench.reorder(ranker, forwards)
     bench.sandwich(EachKnob(), lr, WARMUP_STEPS, distill)
-    path = bench.path()
+    path = thinned(bench, bench.path(), trained)
     if not inherit:
         _forget(bench)
     bench.sandwich(Among(tuple(path)), lr, distill=distill)
     return bench.measured(path)
+
+
+def thinned(bench: Bench, path: list[SubnetConfig], count: int | None) -> list[SubnetConfig]:
+    """So many elements of a path, its ends among them, evenly over the logarithm of multiply-adds; None: all."""
+    if count is None:
+        return path
+    places = np.log(bench.shares(path))
+    wanted = np.linspace(places[0], places[-1], count)
+    return [path[i] for i in sorted({int(np.abs(places - place).argmin()) for place in wanted})]
 
 
 def random_path(bench: Bench, ranker: Ranker | None, forwards: int, lr: float) -> Rows:
@@ -151,6 +161,10 @@ class Arm:
 
 
 LR = 0.05
+EIGHT: dict[str, Any] = {
+    "distill": "in place",
+    "trained": 8,
+}  # what attempts on another seed had found to be better
 
 
 def _us(name: str, kind: str, ranker: Ranker | None, forwards: int, distill: str = "fixed teacher") -> Arm:
@@ -165,6 +179,8 @@ ARMS = (
     _us("US-Net, natural order", "US-Net natural", None, 0),
     _us("US-Net, L1 order", "US-Net reordered", l1_ranking, 0),
     _us("US-Net, noise order", "US-Net reordered", NOISE, NOISE_FORWARDS),
+    _us("US-Net, L1 order, taught by itself", "US-Net reordered", l1_ranking, 0, "in place"),
+    _us("US-Net, noise order, taught by itself", "US-Net reordered", NOISE, NOISE_FORWARDS, "in place"),
     _pss("PSS, noise", "PSS", NOISE, NOISE_FORWARDS),
     _pss("PSS, random ranking", "random ranking", random_ranking, 0),
     _pss("PSS, noise, in-place teacher", "PSS", NOISE, NOISE_FORWARDS, distill="in place"),
@@ -172,6 +188,9 @@ ARMS = (
     _pss("PSS, L1", "PSS", l1_ranking, 0),
     _pss("PSS, L1, in-place teacher", "PSS", l1_ranking, 0, distill="in place"),
     _pss("PSS, Taylor", "PSS", taylor_ranking, TAYLOR_FORWARDS),
+    _pss("PSS, noise, in place, eight trained", "PSS", NOISE, NOISE_FORWARDS, **EIGHT),
+    _pss("PSS, L1, in place, eight trained", "PSS", l1_ranking, 0, **EIGHT),
+    _pss("PSS, random ranking, in place, eight trained", "random ranking", random_ranking, 0, **EIGHT),
     _us("US-Net, natural order, taught by itself", "US-Net natural", None, 0, "in place"),
     _us("US-Net, natural order, labels", "US-Net natural", None, 0, "labels"),
     Arm("random path", "control", GROUPS, lambda bench: random_path(bench, NOISE, NOISE_FORWARDS, LR)),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.evidence.pss import start, write_json
+from benchmarks.evidence.pss import start, thinned, write_json
 from benchmarks.evidence.pss_bench import (
     BEDS,
     GROUPS,
@@ -30,7 +30,6 @@ from benchmarks.evidence.pss_bench import (
     Bench,
 )
 from benchmarks.evidence.pss_page import RESULTS, SHARES, Rows, at_shares, file_of
-from search_spaces import SubnetConfig
 from subnet_search.measure import describe_device
 from subnet_search.memory import keep_freed_memory
 from subnet_search.ranking import Ranker, l1_ranking, random_ranking, taylor_ranking
@@ -76,15 +75,6 @@ class Attempt:
         path = thinned(bench, bench.path(criterion=self.criterion), self.trained)
         bench.sandwich(Among(tuple(path)), self.lr, None, self.distill, self.num_random)
         return bench.measured(path)
-
-
-def thinned(bench: Bench, path: list[SubnetConfig], count: int | None) -> list[SubnetConfig]:
-    """So many elements of a path, its ends among them."""
-    if count is None:
-        return path
-    places = np.log(bench.shares(path))
-    wanted = np.linspace(places[0], places[-1], count)
-    return [path[i] for i in sorted({int(np.abs(places - place).argmin()) for place in wanted})]
 
 
 BASE = Attempt("PSS, noise")
