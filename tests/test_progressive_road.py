@@ -499,6 +499,7 @@ def test_us_net_trains_uniform_widths_in_the_order_that_channels_have(
     assert {line["searcher"] for line in lines_of(tmp_path / "small")} == {"uniform"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_of_the_path_and_of_joint_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
