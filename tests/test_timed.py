@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from reports import write_report
-from subnet_search import estimating, timed
+from subnet_search import cli, estimating, stages, timed
 from subnet_search.cli import run_command
 from subnet_search.data import load_splits
+from subnet_search.deadline import Deadline
 from subnet_search.estimating import ENOUGH_S, Part, Rehearsal, extrapolated, rehearse
 from subnet_search.planning import Rate, Standing, make_plan
 from subnet_search.recipe import Recipe, read_recipe, recipe_to_toml
@@ -290,12 +291,20 @@ def test_time_that_ends_in_training_is_a_clean_stop_and_the_stage_keeps_its_epoc
 def test_time_that_ends_in_fine_tuning_leaves_a_front_and_exit_code_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rates = {name: Rate(rate.start_s, rate.unit_s / 3) for name, rate in RATES.items()}
-    rehearsed(monkeypatch, {**rates, "finetune": Rate(0.0, 1e-4)})
+    rehearsed(monkeypatch, {**RATES, "finetune": Rate(0.0, 1e-4)})
+    deadlines: list[Deadline] = []
+    monkeypatch.setattr(cli, "_deadline", lambda minutes: deadlines.append(Deadline(minutes)) or deadlines[0])
+    tune = stages.finetune
+
+    def ends_soon(*given: Any, **named: Any) -> Any:
+        threading.Timer(0.5, deadlines[0]._fire).start()
+        return tune(*given, **named)
+
+    monkeypatch.setattr(stages, "finetune", ends_soon)
     text = RECIPE.replace("[finetune]\nepochs = 4", "[finetune]\nepochs = 4000")
-    assert run_command(["run", write_recipe(tmp_path, text), "--out", str(tmp_path), "--minutes", "0.5"]) == 0
+    assert run_command(["run", write_recipe(tmp_path, text), "--out", str(tmp_path), "--minutes", "9"]) == 0
     folder, told = tmp_path / "small", capsys.readouterr().err
-    assert "the 0.5 minutes are up" in told
+    assert "the 9 minutes are up" in told
     assert f"the front so far is in {folder}/front.json" in told
     assert read_json(folder, "front.json")["members"]
 
