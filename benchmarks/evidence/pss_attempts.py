@@ -66,14 +66,16 @@ class Attempt:
     distill: str = "fixed teacher"
     num_random: int = NUM_RANDOM
     trained: int | None = None  # so many elements of the path, evenly over the logarithm of multiply-adds
+    anchor: float = 0.0  # the fixed teacher's share of the whole net's loss
 
     def run(self, bench: Bench) -> Rows:
         """Ranks, warms up, searches the path, trains it jointly."""
+        training: Any = {"distill": self.distill, "num_random": self.num_random, "anchor": self.anchor}
         bench.reorder(self.ranker, self.forwards)
         if self.warmup_steps:
-            bench.sandwich(EachKnob(), self.lr, self.warmup_steps, self.distill, self.num_random)
+            bench.sandwich(EachKnob(), self.lr, self.warmup_steps, **training)
         path = thinned(bench, bench.path(criterion=self.criterion), self.trained)
-        bench.sandwich(Among(tuple(path)), self.lr, None, self.distill, self.num_random)
+        bench.sandwich(Among(tuple(path)), self.lr, None, **training)
         return bench.measured(path)
 
 
@@ -94,6 +96,9 @@ ATTEMPTS = (
     dataclasses.replace(BASE, name="learning rate 0.02, one random net a step", lr=0.02, num_random=1),
     dataclasses.replace(BASE, name="no warm-up", warmup_steps=0),
     dataclasses.replace(BASE, name="warm-up of 200 steps", warmup_steps=200),
+    dataclasses.replace(BASE, name="whole net half taught by what it was", anchor=0.5),
+    dataclasses.replace(BASE, name="whole net taught by what it was", anchor=1.0),
+    dataclasses.replace(BASE, name="whole net taught by what it was, no warm-up", anchor=1.0, warmup_steps=0),
     dataclasses.replace(BASE, name="criterion accuracy", criterion="accuracy"),
     dataclasses.replace(BASE, name="criterion loss", criterion="loss"),
     dataclasses.replace(BASE, name="eight groups a layer", elastic=FINER),

@@ -166,6 +166,7 @@ class Bench:
         steps: int | None = None,
         distill: str = "fixed teacher",
         num_random: int = NUM_RANDOM,
+        anchor: float = 0.0,
     ) -> None:
         """Trains by the sandwich rule, for so many steps or until the price is spent."""
         fixed = distill == "fixed teacher"
@@ -174,7 +175,7 @@ class Bench:
         step_price = BATCH * (1 + smallest + num_random * self.shares(drawn).mean() + fixed)
         steps = int((self.price - self.spent) / step_price) if steps is None else steps
         step = SandwichStep(
-            num_random, distill != "labels", self.teacher if fixed else None, sampling=sampling
+            num_random, distill != "labels", self.teacher if fixed else None, sampling=sampling, anchor=anchor
         )
         part = dataclasses.replace(self.splits, train=Steps(self.splits.train, steps, self.seed))
         settings = TrainSettings(epochs=1, lr=lr, warmup_epochs=0.05, seed=self.seed)

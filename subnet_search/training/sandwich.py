@@ -21,8 +21,9 @@ class SandwichStep:
 
     The largest net learns from the labels; the smallest and `num_random` others of `sampling` learn from its soft
     answers (`distill`), from those of a fixed `teacher` (a module that gives logits, on the device of
-    training), or from the labels. Gradients are summed and not averaged, as in the authors' code, so the
-    learning rate goes with n.
+    training), or from the labels. The largest net may learn from a fixed teacher, too: `anchor` is the teacher's
+    share of its loss, which keeps the largest net near what it was when it is its own teacher. Gradients are
+    summed and not averaged, as in the authors' code, so the learning rate goes with n.
 
     Source:
         Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019, arXiv:1903.05134.
@@ -33,12 +34,17 @@ class SandwichStep:
     distill: bool = True
     teacher: nn.Module | None = field(default=None, repr=False)
     sampling: Sampling = field(default_factory=EachKnob)
+    anchor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_random < 0:
             raise InvalidInput(f"num_random must be 0 or more, got {self.num_random}")
         if self.teacher is not None and not self.distill:
             raise InvalidInput("a teacher needs distill=True, got distill=False; leave the teacher out")
+        if not 0 <= self.anchor <= 1:
+            raise InvalidInput(f"anchor is a share from 0 to 1, got {self.anchor}")
+        if self.anchor and self.teacher is None:
+            raise InvalidInput(f"anchor={self.anchor} needs a fixed teacher; give one, or leave anchor at 0")
 
     def __call__(self, supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
         """Leaves the gradients summed over the nets; returns the sum of their losses."""
@@ -46,10 +52,12 @@ class SandwichStep:
         space = supernet.space
         supernet.activate(space.largest())
         logits = supernet(images)  # [B, num_classes]
+        soft = self._soft_targets(images, logits) if self.distill else None
         loss = cross_entropy(logits, labels)
+        if self.anchor and soft is not None:
+            loss = (1 - self.anchor) * loss + self.anchor * soft_cross_entropy(logits, soft)
         loss.backward()
         total = loss.detach()
-        soft = self._soft_targets(images, logits) if self.distill else None
         try:
             sampling = self.sampling
             for config in (sampling.smallest(space), *sampling.draw(space, rng, self.num_random)):

@@ -109,3 +109,22 @@ def test_wrong_options_are_refused() -> None:
         SandwichStep(num_random=-1)
     with pytest.raises(InvalidInput, match="a teacher needs distill=True"):
         SandwichStep(distill=False, teacher=small_net())
+    with pytest.raises(InvalidInput, match=r"anchor is a share from 0 to 1, got 1\.5"):
+        SandwichStep(teacher=small_net(), anchor=1.5)
+    with pytest.raises(InvalidInput, match=r"anchor=0\.5 needs a fixed teacher"):
+        SandwichStep(anchor=0.5)
+
+
+def test_an_anchored_largest_net_learns_from_the_teacher_by_its_share() -> None:
+    teacher, (images, labels) = small_net(seed=3).eval(), BATCH
+    other = small_supernet().train()
+    logits, soft = other(images), teacher(images).softmax(1)
+    wanted = 0.75 * F.cross_entropy(logits, labels) + 0.25 * soft_cross_entropy(logits, soft)
+    with other.subnet(other.space.smallest()):
+        wanted = wanted + soft_cross_entropy(other(images), soft)
+    step = SandwichStep(num_random=0, teacher=teacher, anchor=0.25)
+    loss = step(small_supernet().train(), BATCH, np.random.default_rng(0))
+    assert loss == pytest.approx(wanted.item(), rel=1e-6)
+    assert loss != pytest.approx(
+        SandwichStep(num_random=0, teacher=teacher)(small_supernet().train(), BATCH, np.random.default_rng(0))
+    )
