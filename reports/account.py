@@ -56,6 +56,14 @@ def notes(run: RunView) -> list[str]:
         most = Counter(run.failures).most_common(3)
         reasons = "; ".join(f"{reason or 'no reason given'} ({times})" for reason, times in most)
         told.append(f"{count(len(run.failures), 'evaluation')} failed: {reasons}.")
+    if run.stopped:
+        spent, full = run.images
+        told.append(
+            f"Racing: {count(run.stopped, 'sub-net')} more {'was' if run.stopped == 1 else 'were'} looked at only in "
+            "part, until the images seen showed that another one is better and costs no more; figures leave them "
+            f"out. All evaluations together cost {spent:,} images, those that set batch norms included, instead of "
+            f"{full:,} ({100 * spent / full:.0f} %)."
+        )
     if run.left_out:
         others = count(run.left_out, "evaluation")
         told.append(f"Left out: {others} in the journal made with other weights, data or protocol.")
@@ -85,6 +93,8 @@ def coverage(run: RunView) -> dict[str, Any] | None:
         return None
     groups, blocks = table.get("groups", ()), table.get("blocks", ())
     told = f"{count(len(groups), 'width knob')} and {count(len(blocks), 'skippable block')}"
+    if heights := table.get("resolution", ()):
+        told += f" and images of {', '.join(map(str, heights))} pixels"
     if "freedoms" in table:
         told += f" ({', '.join(table['freedoms'])})"
     if run.space:

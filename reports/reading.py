@@ -21,6 +21,7 @@ from search_spaces import (
     costs_from_json,
     space_from_json,
 )
+from subnet_search.record.images import Images
 from subnet_search.record.objective import Objective
 from subnet_search.record.run import Run, open_run
 
@@ -43,7 +44,9 @@ def read_run(folder: str | Path) -> RunView:
         space = space_from_json(run.read_json("space.json")) if run.has("space.json") else None
         costs = costs_from_json(run.read_json("costs.json")) if run.has("costs.json") else None
         coverage = _json(run, "coverage.json")
-        seen, failures, left_out = _evaluations(run, space, costs)
+        lines, left_out = _answers(run)
+        seen, failures = _evaluations(lines, space, costs)
+        counted = [Images.from_json(line["images"]) for line in lines if line.get("images")]
         chosen, walked = _chosen(run, space, costs, seen), _json(run, PATH)
         return RunView(
             name=run.folder.resolve().name,
@@ -62,6 +65,8 @@ def read_run(folder: str | Path) -> RunView:
             objectives=_objectives(front, settings, seen),
             seen=seen,
             failures=failures,
+            stopped=sum(not images.in_full for images in counted),
+            images=(sum(i.spent for i in counted), sum(i.in_full_spent for i in counted)),
             left_out=left_out,
             front_state=front.get("state", "complete"),
             front=tuple(member["key"] for member in front.get("members", ())),
@@ -126,13 +131,18 @@ def _full(
     return found
 
 
-def _evaluations(
-    run: Run, space: SearchSpace | None, costs: CostTable | None
-) -> tuple[tuple[Seen, ...], tuple[str, ...], int]:
+def _answers(run: Run) -> tuple[list[Mapping[str, Any]], int]:
+    """The journal's answers under the last one's context, and how many others there are."""
     lines = [line for line in run.journal.lines() if line["kind"] != "ask"]
-    context = lines[-1]["context"] if lines else ""
-    mine = [line for line in lines if line["context"] == context]
-    good = [line for line in mine if line["kind"] == "result"]
+    mine: list[Mapping[str, Any]] = [line for line in lines if line["context"] == lines[-1]["context"]]
+    return mine, len(lines) - len(mine)
+
+
+def _evaluations(
+    lines: Sequence[Mapping[str, Any]], space: SearchSpace | None, costs: CostTable | None
+) -> tuple[tuple[Seen, ...], tuple[str, ...]]:
+    """What was measured on all images, and why evaluations failed."""
+    good = [line for line in lines if line["kind"] == "result" and line["source"] != "predicted"]
     configs = [SubnetConfig(line["config"]) for line in good]
     exact: dict[str, Any] = {}
     if space is not None and costs is not None and configs:
@@ -147,8 +157,7 @@ def _evaluations(
         )
         for row, (line, config) in enumerate(zip(good, configs, strict=True))
     )
-    failures = tuple(str(line["reason"]) for line in mine if line["kind"] == "failed")
-    return seen, failures, len(lines) - len(mine)
+    return seen, tuple(str(line["reason"]) for line in lines if line["kind"] == "failed")
 
 
 def _objectives(

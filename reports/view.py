@@ -75,6 +75,11 @@ class RunView:
     objectives: tuple[Objective, ...] = ()
     seen: tuple[Seen, ...] = ()
     failures: tuple[str, ...] = ()  # reasons
+    stopped: int = 0  # evaluations that ended early, as others were better; none of them is among those seen
+    images: tuple[int, int] = (
+        0,
+        0,
+    )  # that all evaluations cost, and would cost in full; where they are counted
     left_out: int = 0  # evaluations of other weights, data or protocol than the last one's
     front: tuple[str, ...] = ()  # keys
     front_state: str = "complete"  # or "searching", "cut short"

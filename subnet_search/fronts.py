@@ -11,7 +11,7 @@ from search_spaces.costs import COST_NAMES
 from subnet_search.choosing import named_values
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
-from subnet_search.searchers import Budget, Listed, SearchResult, search, spread_out
+from subnet_search.searchers import Budget, Listed, Racing, SearchResult, images_told, search, spread_out
 from subnet_search.searchers.feasible import Feasible
 from subnet_search.standing import chosen_keys
 from subnet_search.subnet_sets import save_subnets
@@ -25,8 +25,12 @@ FrontState = Literal["searching", "cut short", "complete"]
 def search_front(bench: Workbench) -> None:
     """The search, continued where its journal ends, and the front it found."""
     settings, evaluator = bench.recipe.search, bench.evaluator
+    racing = Racing() if settings.racing else None
+    if racing and not evaluator.in_stages:
+        bench.say("  no racing: the search-validation images are more than [evaluate] memory_mib holds")
     path = bench.path() if walks_a_path(bench.recipe) else []
-    budget = Budget(evaluations=bench.amount("search"), minutes=_search_minutes(bench, evaluator.context))
+    context = racing.context(evaluator.context) if racing else evaluator.context
+    budget = Budget(evaluations=bench.amount("search"), minutes=_search_minutes(bench, context))
     result = search(
         bench.space,
         evaluator,
@@ -38,6 +42,7 @@ def search_front(bench: Workbench) -> None:
         seed=settings.seed,
         run=bench.run,
         timeout_s=bench.recipe.evaluate.timeout_seconds,
+        racing=racing,
         keep=lambda found: write_front(bench.run, found, evaluator.objectives, "searching"),
     )
     cut = bench.plan is not None and result.ended != "exhausted"
@@ -55,7 +60,10 @@ def search_front(bench: Workbench) -> None:
         _save_path_subnets(bench, [member.config for member in result.front if member.config in path])
     write_front(bench.run, result, evaluator.objectives, "complete" if complete else "cut short")
     told = f", {len(failed)} of them failed (the last one: {failed[-1].reason})" if failed else ""
-    bench.say(f"  {len(result.evaluations)} evaluations{told}, {len(result.front)} sub-nets on the front")
+    cost = f", {spent}" if (spent := images_told(result.evaluations)) else ""
+    bench.say(
+        f"  {len(result.evaluations)} evaluations{told}{cost}, {len(result.front)} sub-nets on the front"
+    )
 
 
 def _along(bench: Workbench, path: list[SubnetConfig]) -> Listed:
@@ -88,7 +96,9 @@ def _search_minutes(bench: Workbench, context: str) -> float | None:
     minutes = bench.recipe.search.minutes
     if bench.search_until_s is None:
         return minutes
-    recorded_s = sum(float(line["seconds"]) for line in bench.run.journal.known(context).values())
+    journal = bench.run.journal
+    recorded = (*journal.known(context).values(), *journal.stopped(context).values())
+    recorded_s = sum(float(line["seconds"]) for line in recorded)
     left_s = max(bench.search_until_s - time.monotonic(), 1e-3)
     return min((recorded_s + left_s) / 60, math.inf if minutes is None else minutes)
 

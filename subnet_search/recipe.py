@@ -59,7 +59,7 @@ lr = 0.05
 threads = 1
 
 [search]
-searcher = "nsga2"
+searcher = "guided"
 evaluations = 300
 choose = 3
 

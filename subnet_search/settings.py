@@ -162,7 +162,8 @@ class ElasticSettings(Settings):
     module paths, `tie` lists tuples of patterns whose groups share one knob. `form` says what runs: the model's
     "own classes", or the "graph" of its operations (transformers need it); by default whichever can shrink more.
     `steps` and `min_shares` say otherwise for the groups that a pattern names ({"layer4.*": 64}); the last one holds.
-    "Only depth" is width=False.
+    "Only depth" is width=False. `resolution` lists heights of images in pixels; sub-nets then take images of one of
+    these sizes or of the example's, where the network allows it.
     """
 
     min_share: Share = 0.1
@@ -175,6 +176,7 @@ class ElasticSettings(Settings):
     min_shares: dict[str, Share] = Field(default_factory=dict)
     width: Flag = True
     depth: Flag = True
+    resolution: tuple[Count, ...] = ()
     form: Literal["auto", "own classes", "graph"] = "auto"
 
 
@@ -254,14 +256,18 @@ class EvaluateSettings(Settings):
 class SearchSettings(Settings):
     """The search, its budget and limits, and which members of the front are chosen.
 
-    "progressive" searches a path of nested sub-nets, see `ProgressiveSettings`; "uniform" looks at uniform widths only.
+    "guided" learns from what it evaluates; "progressive" searches a path of nested sub-nets, see `ProgressiveSettings`;
+    "uniform" looks at uniform widths only.
     `objectives` are top1_percent, latency_ms, costs, and names of [evaluate.metrics]; limits are on objectives or
     costs. A limit is a number, or a percentage of the largest net's cost or latency such as "25%". `choose`
     members spread over the front are chosen, or, if `choose_under` lists limits, the best member under each of
     them; `choose_knee` adds the front's knee (in the first objective to be low and the first to be high).
+    `racing` stops the evaluation of a sub-net once its images show, with 95 % confidence, that another one beats it.
     """
 
-    searcher: Literal["random", "nsga2", "nsga3", "tpe", "gp", "qmc", "progressive", "uniform"] = "nsga2"
+    searcher: Literal["guided", "random", "nsga2", "nsga3", "tpe", "gp", "qmc", "progressive", "uniform"] = (
+        "guided"
+    )
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("top1_percent", "macs", "params")
     evaluations: Count = 300
     minutes: Positive | None = None  # ends the search earlier
@@ -270,6 +276,7 @@ class SearchSettings(Settings):
     choose: Count = 3
     choose_under: tuple[Limits, ...] = ()
     choose_knee: Flag = False
+    racing: Flag = False
 
     @field_validator("objectives")
     @classmethod
@@ -277,6 +284,17 @@ class SearchSettings(Settings):
         if len(set(names)) != len(names):
             raise ValueError("may name an objective only once")
         return names
+
+    @field_validator("racing")
+    @classmethod
+    def _by_accuracy(cls, racing: bool, info: ValidationInfo) -> bool:
+        names = info.data.get("objectives", OBJECTIVES)
+        if racing and ("top1_percent" not in names or not set(names) <= set(OBJECTIVES)):
+            raise ValueError(
+                "compares sub-nets by top1_percent, which must be an objective, and can have no metric of your own "
+                "beside it, as that needs all answers; leave it out"
+            )
+        return racing
 
 
 class ProgressiveSettings(Settings):

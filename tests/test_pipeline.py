@@ -121,7 +121,7 @@ def test_every_evaluated_subnet_is_canonical_within_the_limit_and_evaluated_once
         config = SubnetConfig(line["config"])
         assert space.canonical(config) == config
         assert line["values"]["macs"] == costs.macs(space.encode([config]))[0] <= limit
-    assert {"uniform", "random", "nsga2"} <= {line["searcher"] for line in results}
+    assert {"uniform", "random", "guided"} <= {line["searcher"] for line in results}
 
 
 def test_the_front_is_that_of_the_journal_by_brute_force(finished: Path) -> None:
@@ -565,10 +565,10 @@ def test_a_limit_that_no_member_meets_does_not_keep_others_from_being_chosen(fin
         told: list[str] = []
         recipe = pipeline.read_settings(run)
         bench = Workbench(run, recipe, told.append)
-        front = read_front(run)
-        loosest = max(member.values[1] for member in front)
         least = int(bench.costs.macs(bench.space.encode([bench.space.smallest()]))[0])
-        assert least < min(member.values[1] for member in front)
+        found = read_front(run)
+        front = ParetoFront(found.objectives, tuple(m for m in found if m.values[1] > least))
+        loosest = max(member.values[1] for member in front)
 
         def choose(*bounds: float) -> list[Any]:
             under = tuple({"macs": bound} for bound in bounds)

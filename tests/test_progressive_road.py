@@ -428,7 +428,7 @@ def test_the_searcher_of_a_run_can_be_changed_until_its_search_begins(
 ) -> None:
     copy = shutil.copytree(trained, tmp_path / "small")
     assert run_command(["search", str(copy), "--searcher", "quick"]) == 2
-    assert "searcher should be 'random', 'nsga2'" in capsys.readouterr().err
+    assert "searcher should be 'guided', 'random', 'nsga2'" in capsys.readouterr().err
     assert run_command(["search", str(copy), "--searcher", "uniform"]) == 0
     with open_run(copy, write=False) as run:
         assert pipeline.read_settings(run).search.searcher == "uniform"

@@ -75,7 +75,17 @@ METRIC = '[evaluate.metrics.worst_class]\nfunction = "mine:worst"\ngoal = "max"\
         ),
         (SearchSettings, {"objectives": ("macs", "macs")}, "may name an objective only once"),
         (SearchSettings, {"objectives": ()}, "at least 1 item"),
-        (SearchSettings, {"searcher": "nsga"}, "searcher should be 'random', 'nsga2'.* got 'nsga'"),
+        (
+            SearchSettings,
+            {"objectives": ("macs", "params"), "racing": True},
+            "racing compares sub-nets by top1_percent, which must be an objective",
+        ),
+        (
+            SearchSettings,
+            {"objectives": ("top1_percent", "f1_percent"), "racing": True},
+            "can have no metric of your own beside it",
+        ),
+        (SearchSettings, {"searcher": "nsga"}, "searcher should be 'guided', 'random', 'nsga2'.* got 'nsga'"),
         (SearchSettings, {"seed": 2**32}, "seed should be less than 4294967296"),
         (FinetuneSettings, {"teacher_share": 2.0}, "teacher_share should be less than or equal to 1"),
         (

@@ -2,6 +2,7 @@
 
 from .dominance import non_dominated
 from .hypervolume import hypervolume
+from .images import Images, Partial
 from .journal import Journal
 from .objective import Evaluation, Objective, check_objectives, check_values
 from .pareto import ParetoFront, losses_of, worst_values
@@ -11,9 +12,11 @@ from .tradeoff import knee, prices
 
 __all__ = [
     "Evaluation",
+    "Images",
     "Journal",
     "Objective",
     "ParetoFront",
+    "Partial",
     "Run",
     "agreement",
     "check_objectives",

@@ -13,6 +13,7 @@ from typing import Any
 from search_spaces import InvalidInput, SubnetConfig
 
 from .atomic import telling_what_failed
+from .images import Images
 
 Line = dict[str, Any]
 _CRC = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
@@ -22,9 +23,10 @@ class Journal:
     """Numbered `ask`, `result` and `failed` lines, each flushed to the disk before anything goes on.
 
     A line holds `n, kind, key, config, context, values {objective: number}, spread, source, searcher, search,
-    turn, seconds, reason` and a CRC-32 of all that. `search` names one call of `search`,
-    `turn` counts that call's questions to this searcher. A torn last line (no newline: the process died while
-    writing) is cut off when the file is opened for writing; damage anywhere else is refused with its line.
+    turn, seconds, reason` and a CRC-32 of all that; where images are counted, also `images` (`Images.to_json`).
+    `search` names one call of `search`, `turn` counts that call's questions to this searcher. A torn last line (no
+    newline: the process died while writing) is cut off when the file is opened for writing; damage anywhere else is
+    refused with its line.
 
     Args:
         path: the file, made when missing; None keeps the lines in memory.
@@ -57,13 +59,27 @@ class Journal:
         return [dict(line) for line in self._open.values()]
 
     def known(self, context: str) -> dict[str, Line]:
-        """The answers under `context` by key; a result outranks a failure, the first of equals stands."""
+        """The answers under `context` by key, without those of `stopped`.
+
+        A result outranks a failure, the first of equals stands.
+        """
         found: dict[str, Line] = {}
         for line in self._lines:
-            if line["kind"] != "ask" and line["context"] == context:
+            if line["kind"] != "ask" and line["context"] == context and not _rival(line):
                 before = found.get(line["key"])
                 if before is None or (before["kind"], line["kind"]) == ("failed", "result"):
                     found[line["key"]] = dict(line)
+        return found
+
+    def stopped(self, context: str) -> dict[tuple[str, str], Line]:
+        """The results under `context` that were stopped, by their own key and that of the rival that beat them.
+
+        They hold where that rival is known.
+        """
+        found: dict[tuple[str, str], Line] = {}
+        for line in self._lines:
+            if line["context"] == context and (rival := _rival(line)):
+                found.setdefault((line["key"], rival), dict(line))
         return found
 
     def ask(
@@ -92,10 +108,13 @@ class Journal:
         spread: Mapping[str, float] | None = None,
         source: str = "measured",
         seconds: float = 0.0,
+        reason: str = "",
+        images: Images | None = None,
     ) -> None:
-        """Answers ask `n` with values by objective name."""
+        """Answers ask `n` with values by objective name; `reason` says why it was stopped, if it was."""
         answer = {"values": dict(values), "spread": dict(spread) if spread else None, "source": source}
-        self._append({**self._asked(n), "kind": "result", **answer, "seconds": seconds})
+        about = {"reason": reason, "seconds": seconds, **({"images": images.to_json()} if images else {})}
+        self._append({**self._asked(n), "kind": "result", **answer, **about})
 
     def failed(self, n: int, reason: str, *, seconds: float = 0.0) -> None:
         """Answers ask `n` with why there are no values."""
@@ -138,6 +157,10 @@ class Journal:
         if tail and self._write:
             with telling_what_failed(path):
                 os.truncate(path, len(data) - len(tail))
+
+
+def _rival(line: Line) -> str:
+    return str((line.get("images") or {}).get("rival", ""))
 
 
 def sealed(line: Line) -> bytes:

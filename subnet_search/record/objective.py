@@ -11,6 +11,8 @@ import numpy as np
 
 from search_spaces import InvalidInput, SubnetConfig
 
+from .images import Images
+
 Goal = Literal["min", "max"]
 Status = Literal["ok", "failed"]
 Source = Literal["measured", "predicted", "table"]
@@ -62,12 +64,15 @@ class Evaluation:
         config: the canonical config.
         values: one finite number per objective, in the objectives' order; `()` when failed.
         status: "ok" or "failed".
-        reason: why it failed.
+        reason: why it failed, or was stopped.
         source: "measured", "predicted" or "table".
         spread: one non-negative number per value (for example a standard error), or None.
+        images: which ones it cost, where that is counted; one that was stopped before it saw all is "ok" and
+            "predicted": its values are estimates, with their spread, and it can be no member of a front.
 
     Raises:
-        InvalidInput: for values that are missing, NaN or infinite although the evaluation is "ok".
+        InvalidInput: for values that are missing, NaN or infinite although the evaluation is "ok", or that are said
+            to be measured although it was stopped.
     """
 
     config: SubnetConfig
@@ -76,6 +81,7 @@ class Evaluation:
     reason: str = ""
     source: Source = "measured"
     spread: tuple[float, ...] | None = None
+    images: Images | None = None
 
     def __post_init__(self) -> None:
         if self.status not in get_args(Status):
@@ -93,11 +99,20 @@ class Evaluation:
             object.__setattr__(self, "spread", _numbers(self.spread, "spread"))
             if len(self.spread) != len(self.values) or not all(s >= 0 for s in self.spread):
                 raise InvalidInput(f"spread must hold one number >= 0 for each value, got {self.spread}")
+        if not self.in_full and self.source != "predicted":
+            raise InvalidInput(
+                f'an evaluation that was stopped has source="predicted", got {self.source!r} for {self.config.key}'
+            )
 
     @property
     def ok(self) -> bool:
         """Whether there are values to compare."""
         return self.status == "ok"
+
+    @property
+    def in_full(self) -> bool:
+        """Whether it saw all images; False where it was stopped."""
+        return self.images is None or self.images.in_full
 
 
 def check_objectives(objectives: Any) -> tuple[Objective, ...]:

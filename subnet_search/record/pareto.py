@@ -23,13 +23,13 @@ class ParetoFront:
 
     @classmethod
     def of(cls, objectives: Sequence[Objective], evaluations: Iterable[Evaluation]) -> ParetoFront:
-        """The front of `evaluations`: failed ones are left out, a config that came twice counts once.
+        """The front of `evaluations`: failed and stopped ones are left out, a config that came twice counts once.
 
         Raises:
             InvalidInput: when an evaluation has another number of values than there are objectives.
         """
         objectives = check_objectives(objectives)
-        candidates = [evaluation for evaluation in evaluations if evaluation.ok]
+        candidates = [evaluation for evaluation in evaluations if evaluation.ok and evaluation.in_full]
         losses = losses_of(objectives, candidates)
         best: dict[str, Evaluation] = {}
         for i in np.flatnonzero(non_dominated(losses)):
@@ -74,8 +74,8 @@ def losses_of(objectives: Sequence[Objective], evaluations: Sequence[Evaluation]
 
 
 def worst_values(objectives: Sequence[Objective], evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    """The worst value seen of every objective, a reference for hypervolumes; empty when nothing is ok."""
-    seen = [evaluation for evaluation in evaluations if evaluation.ok]
+    """The worst value measured in full of every objective, a reference for hypervolumes; empty if there is none."""
+    seen = [evaluation for evaluation in evaluations if evaluation.ok and evaluation.in_full]
     if not seen:
         return {}
     worst = losses_of(objectives, seen).max(axis=0)

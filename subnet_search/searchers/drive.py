@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
@@ -30,7 +30,9 @@ from subnet_search.record import (
 from .budget import Budget
 from .controls import Listed, uniform_configs
 from .feasible import Feasible, SpaceExhausted
+from .guided import GuidedSearcher
 from .optuna_search import OptunaSearcher
+from .racing import Racing, can_race, race
 from .recorder import Evaluator, Recorder
 from .searcher import Searcher, make_searcher
 
@@ -48,7 +50,7 @@ class SearchResult:
 
     Attributes:
         front: the evaluations that meet all limits and that no other one beats.
-        evaluations: every sub-net this search looked at, in order, each once; failed ones too.
+        evaluations: every sub-net this search looked at, in order, each once; failed and stopped ones too.
         nearest: when no evaluation meets the limits on measured objectives: the best value found for each.
         ended: what ended it: a bound of the budget, or "exhausted" when every feasible sub-net was seen, or the
             searcher's path has come to its end.
@@ -63,7 +65,7 @@ class SearchResult:
 def search(
     space: SearchSpace,
     evaluator: Evaluator,
-    searcher: str | Searcher = "nsga2",
+    searcher: str | Searcher = "guided",
     *,
     name: str = "",
     budget: Budget,
@@ -74,6 +76,7 @@ def search(
     context: str = "",
     progress: bool = True,
     timeout_s: float | None = None,
+    racing: Racing | None = None,
     keep: Callable[[SearchResult], None] | None = None,
     clock_s: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
@@ -89,8 +92,8 @@ def search(
     Args:
         space: what may be chosen.
         evaluator: `(config) -> Evaluation`, with `.objectives`; an exception is recorded as a failure.
-        searcher: random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform; or one of your own. That is asked again
-            when a search goes on, must then propose the same, and keep to the limits on costs.
+        searcher: guided, random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform; or one of your own. That is asked
+            again when a search goes on, must then propose the same, and keep to the limits on costs.
         name: under which a searcher of your own is recorded, not one of the controls' names; by default its class.
         budget: when to stop; a search that has seen every feasible sub-net stops earlier.
         limits: bounds by name. Costs of `costs` are upper bounds that every proposal meets. On a measured
@@ -103,13 +106,15 @@ def search(
         progress: whether a bar is shown on stderr.
         timeout_s: how long one evaluation may take before it is recorded as failed; None: for ever. Holds in the
             main thread of systems with SIGALRM, and only interrupts Python code.
+        racing: evaluations stop once they show that a sub-net is beaten, see `race`; members of the front never do.
         keep: is given the result so far, after the first evaluation, then every few seconds, and on Ctrl-C.
         clock_s: a clock in seconds.
 
     Raises:
         InvalidInput: before anything is evaluated, for a limit that is unknown or that no sub-net meets, an
-            unknown searcher, one of your own under a control's name, a timeout that is not positive, or a run that
-            is open for reading only; later, for a proposal of a searcher of your own that does not meet the limits.
+            unknown searcher, one of your own under a control's name, a timeout that is not positive, an evaluator that
+            cannot be raced, or a run that is open for reading only; later, for a proposal of a searcher of your own
+            that does not meet the limits.
         SubnetSearchError: when ten evaluations in a row fail; all are recorded.
     """
     if timeout_s is not None and not timeout_s > 0:
@@ -133,9 +138,13 @@ def search(
         "random", space, objectives, seed=(seed + CHANCE) % 2**32, limits=cost_limits, costs=costs
     )
     context = context or getattr(evaluator, "context", "")
+    raced = None
+    if racing is not None and can_race(evaluator):
+        context, raced = racing.context(context), partial(race, evaluator, racing=racing)
     call = [name, seed, cost_limits, [(o.name, o.goal) for o in objectives], context]
     digest = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
-    recorder = Recorder(evaluator, run.journal if run else Journal(), context, digest, clock_s, timeout_s)
+    journal = run.journal if run else Journal()
+    recorder = Recorder(evaluator, journal, context, digest, clock_s, timeout_s, raced)
     most_uniform = min(MOST_UNIFORM, _part(budget.evaluations, UNIFORM_SHARE) or MOST_UNIFORM)
     result = partial(_result, objectives, recorder.found, measured_limits)
     keeper = None if keep is None else _Keeper(keep, result, clock_s)
@@ -260,7 +269,9 @@ class _Search:
 
     def _replayed(self, name: str, searcher: Searcher, turn: int) -> SubnetConfig | None:
         asked = self._recorder.asked(name, turn)
-        return searcher.replay(asked) if asked and isinstance(searcher, OptunaSearcher) else None
+        if asked and isinstance(searcher, OptunaSearcher | GuidedSearcher):
+            return searcher.replay(asked)
+        return None
 
     def _done(self, goal: int | None, time_share: float) -> bool:
         """Shares of the time count evaluations alone: a resumed search must come to the same conclusion."""
@@ -289,12 +300,22 @@ class _Search:
             self._volume = front.hypervolume(self._reference)
         self._front = front
         notes = [f"front {len(front)}"]
+        if told := images_told(self._recorder.found.values()):
+            notes.append(told)
         if self._controls_volume > 0:
             notes.append(f"hypervolume {self._volume / self._controls_volume:.2f} x controls")
         if self._budget.minutes is not None:
             notes.append(f"{self._spent_s() / 60:.1f} of {self._budget.minutes:g} min")
         self._bar.set_postfix_str(", ".join(notes), refresh=False)
         self._bar.update(new)
+
+
+def images_told(evaluations: Iterable[Evaluation]) -> str:
+    """How many images evaluations cost beside what they cost in full; "" where nothing is counted."""
+    counted = [e.images for e in evaluations if e.images is not None]
+    full = sum(images.in_full_spent for images in counted)
+    spent = sum(images.spent for images in counted)
+    return f"{100 * spent / full:.0f} % of the images" if full else ""
 
 
 def _part(evaluations: int | None, share: float) -> int | None:
@@ -324,7 +345,7 @@ def _result(
 ) -> SearchResult:
     evaluations = tuple(found.values())
     bounds = [(i, o, limits[o.name]) for i, o in enumerate(objectives) if o.name in limits]
-    good = [e for e in evaluations if e.ok]
+    good = [e for e in evaluations if e.ok and e.in_full]
     meeting = [e for e in good if all(o.meets(e.values[i], bound) for i, o, bound in bounds)]
     nearest = (
         {}

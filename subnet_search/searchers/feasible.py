@@ -27,6 +27,13 @@ class SpaceExhausted(SubnetSearchError):
     """Every feasible sub-net has been proposed; there is nothing left to ask for."""
 
 
+def check_seed(seed: int) -> int:
+    """The seed itself; `InvalidInput` unless it is a whole number that fits in 32 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InvalidInput(f"the seed of a search must be a whole number from 0 to 2^32 - 1, got {seed!r}")
+    return seed
+
+
 @dataclass(frozen=True)
 class Feasible:
     """A space and its limits on costs; `limits` are upper bounds by cost name.
@@ -55,7 +62,7 @@ class Feasible:
 
     def allows(self, config: SubnetConfig) -> bool:
         """Whether a canonical config meets the limits."""
-        return bool(self._allowed(self.space.encode([config]))[0])
+        return bool(self.allowed_rows(self.space.encode([config]))[0])
 
     def unseen(self, near: SubnetConfig, seen: Container[str], rng: np.random.Generator) -> SubnetConfig:
         """A feasible config whose key is not in `seen`, close to `near` if chance finds one there.
@@ -94,10 +101,11 @@ class Feasible:
         rows = self.space.canonical_rows(rows)
         woken = self.space.active_rows(rows) & ~self.space.active_rows(row[None])
         rows = self.space.canonical_rows(np.where(woken, [knob.smallest for knob in knobs], rows))
-        feasible: np.ndarray = rows[self._allowed(rows)]
+        feasible: np.ndarray = rows[self.allowed_rows(rows)]
         return feasible
 
-    def _allowed(self, rows: np.ndarray) -> np.ndarray:
+    def allowed_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Which canonical rows `[num_rows, num_knobs]` meet the limits: booleans `[num_rows]`."""
         if not self.limits or self.costs is None:
             return np.ones(len(rows), dtype=bool)
         return within_limits(self.costs, self.limits, rows)

@@ -13,10 +13,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
+from search_spaces import CostTable, SearchSpace, SubnetConfig
 from subnet_search.record import Evaluation, Objective, check_objectives, check_values
 
-from .feasible import Feasible, SpaceExhausted
+from .feasible import Feasible, SpaceExhausted, check_seed
 
 POPULATION = 20  # Optuna's 50 would spend a usual budget of some hundred evaluations on four generations
 
@@ -78,15 +78,11 @@ class OptunaSearcher:
         limits: Mapping[str, float] | None = None,
         costs: CostTable | None = None,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise InvalidInput(
-                f"the seed of a search must be a whole number from 0 to 2^32 - 1, got {seed!r}"
-            )
         self._method = METHODS[method]
         self._space = space
         self._objectives = check_objectives(objectives)
         self._feasible = Feasible(space, costs, limits)
-        self._seed = seed
+        self._seed = check_seed(seed)
         self._turn = -1
         self._known: dict[str, Evaluation] = {}
         self._waiting: dict[str, list[optuna.Trial]] = {}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
-from subnet_search.record import Evaluation, Journal, Objective, check_objectives
+from subnet_search.record import Evaluation, Images, Journal, Objective, check_objectives
+from subnet_search.record.journal import Line
 
 from .timelimit import OutOfTime, time_limit
 
 FAILURES_IN_A_ROW = 10
+
+Race = Callable[[SubnetConfig, Iterable[Evaluation]], Evaluation]
 
 
 class Evaluator(Protocol):
@@ -39,6 +42,8 @@ class Recorder:
         search: stands for one call of `search`; its asks can be looked up again by their turn.
         clock_s: a clock in seconds.
         timeout_s: how long one evaluation may take, see `time_limit`; one that takes longer has failed.
+        race: evaluates instead of the evaluator, and may stop early, given what this search looked at before. A
+            record of something stopped counts if its rival is among that; else it is evaluated anew.
 
     Attributes:
         found: what this search looked at by config key, in order.
@@ -54,14 +59,19 @@ class Recorder:
         search: str,
         clock_s: Callable[[], float] = time.perf_counter,
         timeout_s: float | None = None,
+        race: Race | None = None,
     ) -> None:
         self.objectives = check_objectives(evaluator.objectives)
         self.found: dict[str, Evaluation] = {}
         self.seconds = self.seconds_here = 0.0
         self._evaluator, self._journal, self._context, self._search = evaluator, journal, context, search
-        self._clock_s, self._timeout_s = clock_s, timeout_s
+        self._clock_s, self._timeout_s, self._race = clock_s, timeout_s, race
         self._failures = 0
         self._known = {k: line for k, line in journal.known(context).items() if self._answers(line)}
+        self._stopped: dict[str, list[Line]] = {}
+        for (key, _), line in journal.stopped(context).items() if race else ():
+            if self._answers(line):
+                self._stopped.setdefault(key, []).append(line)
         self._pending = {line["key"]: line["n"] for line in journal.pending() if line["context"] == context}
         self._turns = {
             (line["searcher"], line["turn"]): SubnetConfig(line["config"])
@@ -81,7 +91,7 @@ class Recorder:
         """
         if config.key in self.found:
             return self.found[config.key]
-        if line := self._known.get(config.key):
+        if line := self._recorded(config.key):
             evaluation, seconds = self._from_line(config, line), float(line["seconds"])
         else:
             evaluation, seconds = self._fresh(config, searcher, turn)
@@ -95,6 +105,11 @@ class Recorder:
             )
         return evaluation
 
+    def _recorded(self, key: str) -> Line | None:
+        """What the record knows of a sub-net: in full, failed, or beaten by one that this search has seen."""
+        beaten = (line for line in self._stopped.get(key, ()) if line["images"]["rival"] in self.found)
+        return self._known.get(key) or next(beaten, None)
+
     def _fresh(self, config: SubnetConfig, searcher: str, turn: int) -> tuple[Evaluation, float]:
         n = self._pending.get(config.key)
         if n is None:
@@ -103,7 +118,8 @@ class Recorder:
         start = self._clock_s()
         try:
             with time_limit(self._timeout_s):
-                evaluation = self._checked(config, self._evaluator(config))
+                found = self._race(config, self.found.values()) if self._race else self._evaluator(config)
+                evaluation = self._checked(config, found)
         except OutOfTime:
             evaluation = Evaluation(config, (), "failed", f"no answer within {self._timeout_s:g} s")
         except Exception as error:  # whatever a user's model raises: one sub-net less, the search goes on
@@ -113,7 +129,15 @@ class Recorder:
             self._failures = 0
             spread = self._named(evaluation.spread) if evaluation.spread else None
             values = self._named(evaluation.values)
-            self._journal.result(n, values, spread=spread, source=evaluation.source, seconds=seconds)
+            self._journal.result(
+                n,
+                values,
+                spread=spread,
+                source=evaluation.source,
+                seconds=seconds,
+                reason=evaluation.reason,
+                images=evaluation.images,
+            )
         else:
             self._failures += 1
             self._journal.failed(n, evaluation.reason, seconds=seconds)
@@ -144,4 +168,5 @@ class Recorder:
             tuple(line[what][o.name] for o in self.objectives) if line[what] else None
             for what in ("values", "spread")
         )
-        return Evaluation(config, values or (), source=line["source"], spread=spread)
+        images = Images.from_json(line["images"]) if line.get("images") else None
+        return Evaluation(config, values or (), "ok", line["reason"], line["source"], spread, images)

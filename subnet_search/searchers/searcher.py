@@ -10,6 +10,7 @@ from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, ne
 from subnet_search.record import Evaluation, Objective
 
 from .controls import UniformSearcher
+from .guided import GuidedSearcher
 from .optuna_search import METHODS, OptunaSearcher
 from .progressive_searcher import ProgressiveSearcher
 
@@ -25,6 +26,7 @@ class Searcher(Protocol):
 
 
 SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
+    "guided": GuidedSearcher,
     **{name: partial(OptunaSearcher, name) for name in METHODS},
     "progressive": ProgressiveSearcher,
     "uniform": UniformSearcher,
@@ -40,7 +42,7 @@ def make_searcher(
     limits: Mapping[str, float] | None = None,
     costs: CostTable | None = None,
 ) -> Searcher:
-    """A searcher by its name in `SEARCHERS`: random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform.
+    """A searcher by its name in `SEARCHERS`: guided, random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform.
 
     Args:
         name: which one.

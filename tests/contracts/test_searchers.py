@@ -50,6 +50,7 @@ class SearcherContract:
     asks_in_limits = 12
     at_once = 6  # so many are asked for before the first answer
     many_asks = 11
+    proposes_smallest = True
 
     def make(
         self,
@@ -113,6 +114,22 @@ class SearcherContract:
         with pytest.raises(InvalidInput, match="nearest feasible value is 8"):
             self.make(limits={"macs": 7})
 
+    def test_a_limit_that_one_subnet_meets_gives_that_one_and_an_end(self) -> None:
+        searcher = self.make(limits={"macs": 8})
+        (only,) = {config for config in feasible_configs() if macs(config) <= 8}
+        if self.proposes_smallest:
+            assert self.propose(searcher, 1) == [only]
+        with pytest.raises(SpaceExhausted):
+            searcher.ask()
+
+    def test_a_space_of_one_config_gives_that_one_and_an_end(self) -> None:
+        space = SearchSpace((Knob("stem", (8,)),))
+        searcher = make_searcher(self.name, space, (Objective("score", "max"),))
+        assert searcher.ask() == space.largest()
+        searcher.tell(Evaluation(space.largest(), (1.0,)))
+        with pytest.raises(SpaceExhausted):
+            searcher.ask()
+
     @pytest.mark.parametrize("count", [1, 3])
     def test_any_number_of_objectives_will_do(self, count: int) -> None:
         objectives = [Objective(f"cost{i}", "min") for i in range(count)]
@@ -121,9 +138,39 @@ class SearcherContract:
             config = searcher.ask()
             searcher.tell(Evaluation(config, (macs(config),) * count))
 
+    def test_failures_are_not_proposed_again_and_the_search_goes_on(self) -> None:
+        searcher, asked = self.make(), []
+        for number in range(self.asks_in_limits):
+            asked.append(searcher.ask())
+            failed = number % 2 == 1
+            searcher.tell(Evaluation(asked[-1], (), "failed", "so it is") if failed else answer(asked[-1]))
+        assert len(set(asked)) == self.asks_in_limits
+
 
 class SamplerContract(SearcherContract):
     """What searchers that draw at random promise besides."""
+
+    def test_a_searcher_that_is_told_a_record_again_goes_on_as_if_unbroken(self) -> None:
+        count = min(14, self.asks)
+        expected = self.propose(self.make(3), count)
+        searcher = self.make(3)
+        for config in expected[:-2]:
+            replay = getattr(searcher, "replay", None)
+            assert (replay(config) if replay else searcher.ask()) == config
+            searcher.tell(answer(config))
+        assert self.propose(searcher, 2) == expected[-2:]
+
+    def test_evaluations_under_way_are_remembered(self) -> None:
+        def ahead() -> list[SubnetConfig]:
+            searcher = self.make(4)
+            asked = [searcher.ask() for _ in range(3)]
+            for _ in range(min(9, self.asks - 3)):  # three workers, the oldest question is answered first
+                searcher.tell(answer(asked[-3]))
+                asked.append(searcher.ask())
+            return asked
+
+        assert ahead() == ahead()
+        assert len(set(ahead())) == len(ahead())
 
     def test_another_seed_other_proposals(self) -> None:
         assert self.propose(self.make(1), 12) != self.propose(self.make(2), 12)
@@ -148,6 +195,11 @@ class SamplerContract(SearcherContract):
 
 class TestRandom(SamplerContract):
     name = "random"
+
+
+class TestGuided(SamplerContract):
+    name = "guided"
+    many_asks = 13  # it predicts from the eleventh on
 
 
 class TestNsga2(SamplerContract):
@@ -179,6 +231,7 @@ class TestUniform(SearcherContract):
     asks_in_limits = 2
     at_once = 5
     many_asks = 6
+    proposes_smallest = False  # it skips no block
 
     def test_every_uniform_width_is_proposed_once_the_ends_and_the_middle_first(self) -> None:
         asked = self.propose(self.make(), self.asks)

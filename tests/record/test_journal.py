@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
-from subnet_search.record import Journal
+from subnet_search.record import Images, Journal
 from tests.record.forked import in_a_child
 
 A, B, C = (SubnetConfig({"stem": width}) for width in (8, 16, 24))
@@ -59,6 +59,27 @@ def test_known_are_the_answers_of_this_context_and_results_outrank_failures() ->
     journal.result(4, {"macs": 5.0})
     known = journal.known("weights1")
     assert {key: line["values"]["macs"] for key, line in known.items()} == {A.key: 1e9 / 3, B.key: 2.0}
+
+
+def test_what_was_stopped_is_known_beside_its_rival_alone(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    journal = filled(path)
+    stopped, whole = Images(3, 9, 5, rival=A.key), Images(9, 9, 5, b"\xa5\x80")
+    for n, config, images in ((3, C, stopped), (4, C, whole), (5, A, whole)):
+        journal.ask(n, config, "weights3", "tpe")
+        source = "measured" if images.in_full else "predicted"
+        journal.result(n, {"macs": float(n)}, source=source, reason="told", images=images)
+    for read in (journal, Journal(path)):
+        assert read.known("weights3")[C.key]["values"] == {"macs": 4.0}
+        [(pair, line)] = read.stopped("weights3").items()
+        assert pair == (C.key, A.key)
+        assert (line["values"], line["reason"]) == ({"macs": 3.0}, "told")
+        assert Images.from_json(line["images"]) == stopped
+        assert Images.from_json(read.known("weights3")[A.key]["images"]) == whole
+        assert read.stopped("weights1") == {}
+    assert whole.answers().tolist() == [True, False, True, False, False, True, False, True, True]
+    assert (stopped.spent, stopped.in_full_spent) == (8, 14)
+    assert "images" not in journal.lines()[0]
 
 
 def test_a_torn_last_line_is_cut_off_wherever_it_was_torn(tmp_path: Path) -> None:

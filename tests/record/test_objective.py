@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from search_spaces import InvalidInput, SubnetConfig
-from subnet_search.record import Evaluation, Objective, check_objectives
+from subnet_search.record import Evaluation, Images, Objective, check_objectives
 
 CONFIG = SubnetConfig({"stem": 8})
 
@@ -45,6 +47,32 @@ def test_values_become_plain_floats_and_evaluations_can_be_in_sets() -> None:
 def test_spread_has_one_number_for_each_value() -> None:
     with pytest.raises(InvalidInput, match="one number >= 0 for each value"):
         Evaluation(CONFIG, (1.0, 2.0), spread=(0.1,))
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "message"),
+    [
+        ((0, 9, 0), {"rival": "a"}, "from 1 to all images, got 0 of 9"),
+        ((10, 9, 0), {}, "from 1 to all images, got 10 of 9"),
+        ((9, 9, -1), {}, "and -1 to calibrate"),
+        ((9, 9, 0), {"right": b"1"}, "one bit for each of 9 images"),
+        ((8, 9, 0), {"right": b"12", "rival": "a"}, "that were all seen, got 2 bytes for 8"),
+        ((8, 9, 0), {}, "has a rival if it was stopped, got '' after 8 of 9"),
+        ((9, 9, 0), {"rival": "a"}, "has a rival if it was stopped, got 'a' after 9 of 9"),
+    ],
+)
+def test_images_that_cannot_be_are_refused(
+    counts: tuple[int, int, int], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Images(*counts, **more)
+
+
+def test_what_was_stopped_is_not_measured() -> None:
+    stopped = Images(3, 9, rival="a")
+    with pytest.raises(InvalidInput, match="has source=\"predicted\", got 'measured'"):
+        Evaluation(CONFIG, (1.0,), images=stopped)
+    assert not Evaluation(CONFIG, (1.0,), source="predicted", images=stopped).in_full
 
 
 def test_objectives_in_a_set_have_no_order_and_are_refused() -> None:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import InvalidInput, SubnetConfig
-from subnet_search.record import Evaluation, Objective, ParetoFront, hypervolume, non_dominated, worst_values
+from subnet_search.record import (
+    Evaluation,
+    Images,
+    Objective,
+    ParetoFront,
+    hypervolume,
+    non_dominated,
+    worst_values,
+)
 
 OBJECTIVES = (Objective("macs", "min"), Objective("top1_percent", "max"))
 points = st.integers(1, 4).flatmap(
@@ -70,6 +78,15 @@ def test_an_empty_record_has_an_empty_front_without_volume() -> None:
 def test_hypervolume_of_a_front_is_the_area_of_its_steps() -> None:
     front = ParetoFront.of(OBJECTIVES, found((1, 70), (3, 90), (20, 95)))
     assert front.hypervolume({"macs": 10, "top1_percent": 50}) == 9 * 20 + 7 * 20
+
+
+def test_what_was_stopped_is_no_member_and_no_reference_however_good_it_looks() -> None:
+    good = found((5, 80))
+    config, images = SubnetConfig({"stem": 99}), Images(3, 9, rival=good[0].config.key)
+    estimate = Evaluation(config, (1.0, 99.0), source="predicted", spread=(0.0, 9.0), images=images)
+    assert estimate.ok
+    assert ParetoFront.of(OBJECTIVES, [estimate, *good]).members == tuple(good)
+    assert worst_values(OBJECTIVES, [estimate, *good]) == {"macs": 5, "top1_percent": 80}
 
 
 def test_a_reference_needs_every_objective() -> None:

@@ -20,6 +20,7 @@ from reports.page import build_page
 from reports.series import pareto_view, path_view
 from reports.units import text
 from search_spaces import SubnetSearchError
+from subnet_search.record.images import Images
 from subnet_search.record.run import create_run, open_run
 from tests.reports.synthetic import SETTINGS, write_path, write_run
 
@@ -340,6 +341,23 @@ def test_failures_and_failed_proofs_are_said_first(tmp_path: Path) -> None:
         "1 evaluation failed: out of memory (1).",
         "The proof of A failed: do not use these files.",
     ]
+
+
+def test_what_racing_stopped_and_saved_is_said_and_shown_nowhere_else(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", evaluations=20, chosen=1)
+    with open_run(folder) as run:
+        space = read_run(folder).space
+        assert space is not None
+        config = space.uniform(0.33)
+        for n, images in ((20, Images(60, 359, 40, rival="a1")), (21, Images(359, 359, 40))):
+            run.journal.ask(n, config, "c0ffee", "nsga2")
+            values = {"top1_percent": 99.0, "macs": 1.0, "params": 1.0}
+            source = "measured" if images.in_full else "predicted"
+            run.journal.result(n, values, source=source, images=images)
+    told = notes(read_run(folder))
+    assert "1 sub-net more was looked at only in part" in told[0]
+    assert "cost 499 images, those that set batch norms included, instead of 798 (63 %)" in told[0]
+    assert len(read_run(folder).seen) == 21
 
 
 def test_a_report_goes_into_the_run_folder_and_can_be_written_again(tmp_path: Path) -> None:

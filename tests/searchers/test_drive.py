@@ -209,10 +209,12 @@ def test_another_context_is_evaluated_afresh(tmp_path: Path) -> None:
     assert len(retrained.asked) == 20
 
 
-@pytest.mark.parametrize("searcher", ["nsga2", "nsga3", "tpe", "qmc", "random", "gp", "progressive"])
+@pytest.mark.parametrize(
+    "searcher", ["guided", "nsga2", "nsga3", "tpe", "qmc", "random", "gp", "progressive"]
+)
 @pytest.mark.parametrize("lost", [1, 6, 17])
 def test_a_search_cut_off_and_continued_is_the_unbroken_one(tmp_path: Path, searcher: str, lost: int) -> None:
-    budget = Budget(evaluations=24 if searcher == "gp" else 20)
+    budget = Budget(evaluations={"gp": 24, "guided": 30}.get(searcher, 20))
     with create_run(tmp_path / "unbroken", "") as unbroken:
         expected = go(Toy(), searcher, budget, run=unbroken)
 

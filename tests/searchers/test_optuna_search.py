@@ -130,7 +130,9 @@ def test_optuna_is_quiet_and_its_settings_are_left_alone(
 
 
 def test_an_unknown_searcher_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(InvalidInput, match=r"one of random, nsga2, .* got 'nsga'; did you mean 'nsga"):
+    with pytest.raises(
+        InvalidInput, match=r"one of guided, random, nsga2, .* got 'nsga'; did you mean 'nsga"
+    ):
         make_searcher("nsga", SPACE, OBJECTIVES)
 
 

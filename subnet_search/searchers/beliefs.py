@@ -1,0 +1,201 @@
+"""What a guided search holds true of sub-nets that were not evaluated: exact costs, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors import AccuracyPredictor
+from predictors.warping import NODES, WEIGHTS
+from search_spaces import COST_NAMES, CostTable, SearchSpace
+from subnet_search.record import Objective, non_dominated
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+FAMILIES = ("gp", "ridge", "trees")  # boosting and networks take longer to compare than they are worth here
+NEAR_SHARE = 0.5  # of the rows are near the front
+CERTAIN = np.ones(1)
+PROBES, HOPE = 200, 2.0  # candidates, and standard deviations, from which hopes are drawn
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Evaluations as arrays.
+
+    Attributes:
+        rows: of all, failed ones too `[num_rows, num_knobs]`.
+        losses: `[num_rows, num_objectives]`, NaN where failed.
+        spreads: standard errors `[num_rows, num_objectives]`, 0 where unknown.
+        full: which evaluations were made in full `[num_rows]`: others are estimates, to learn from only.
+    """
+
+    rows: Ints
+    losses: Floats
+    spreads: Floats
+    full: NDArray[np.bool_]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """Which rows did not fail."""
+        return np.asarray(~np.isnan(self.losses).any(axis=1))
+
+    def first(self, count: int) -> Seen:
+        """The first `count` of them."""
+        return Seen(self.rows[:count], self.losses[:count], self.spreads[:count], self.full[:count])
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Losses that candidates may have, for each objective `[num_candidates, num_values]`, and their weights."""
+
+    losses: tuple[Floats, ...]
+    weights: tuple[Floats, ...]
+
+    @property
+    def expected(self) -> Floats:
+        """`[num_candidates, num_objectives]`."""
+        return np.stack([v @ w for v, w in zip(self.losses, self.weights, strict=True)], axis=1)
+
+
+@dataclass(frozen=True)
+class Described:
+    """Candidates `[num_candidates, num_knobs]`, their features, and the losses that are known exactly."""
+
+    rows: Ints
+    features: Floats
+    exact: tuple[Floats | None, ...]
+
+    def of(self, picks: NDArray[np.bool_] | Ints) -> Described:
+        """Some of them."""
+        exact = tuple(None if losses is None else losses[picks] for losses in self.exact)
+        return Described(self.rows[picks], self.features[picks], exact)
+
+
+class Beliefs:
+    """One predictor for each objective that is not known in closed form.
+
+    A failed evaluation counts as the worst value seen, with a standard error as large as the values' deviation: where
+    many fail, sub-nets seem bad, and one that failed by chance is outvoted.
+
+    Args:
+        space: of the configs.
+        objectives: those with `exact`, or the name of a cost in `costs`, are taken as known.
+        costs: the space's cost table.
+    """
+
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], costs: CostTable | None) -> None:
+        self._exact = [_closed_form(objective, costs) for objective in objectives]
+        self._signs = [objective.loss(1.0) for objective in objectives]
+        functions = tuple(o.exact for o in objectives if o.exact is not None)
+        self._predictors = {
+            place: AccuracyPredictor(space, costs, exact=functions, families=FAMILIES)
+            for place, exact in enumerate(self._exact)
+            if exact is None
+        }
+
+    @property
+    def cost(self) -> Callable[[Ints], Floats] | None:
+        """The first objective known in closed form, as a loss; None if there is none."""
+        known = [(e, s) for e, s in zip(self._exact, self._signs, strict=True) if e is not None]
+        if not known:
+            return None
+        exact, sign = known[0]
+        return lambda rows: sign * exact(rows)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether all predictors passed their gates."""
+        return all(predictor.trusted for predictor in self._predictors.values())
+
+    @property
+    def verdicts(self) -> dict[int, str]:
+        """What is to be said of each predicted objective."""
+        return {place: predictor.verdict for place, predictor in self._predictors.items()}
+
+    def choose(self, seen: Seen) -> None:
+        """Chooses and tunes each objective's predictor."""
+        near = _near(seen.losses[seen.ok])
+        marks = np.ones(len(seen.rows), dtype=bool)
+        marks[seen.ok] = near
+        for place, predictor in self._predictors.items():
+            values, noise = _values(seen, place)
+            predictor.fit_rows(seen.rows, values, noise, near=marks & seen.ok)
+
+    def learn(self, seen: Seen, *, tune: bool = False) -> None:
+        """Learns from more with the families that were chosen, tuned anew or not."""
+        for place, predictor in self._predictors.items():
+            predictor.update_rows(seen.rows, *_values(seen, place), tune=tune)
+
+    def described(self, rows: Ints) -> Described:
+        """Rows with what never changes about them."""
+        features = next((predictor.features for predictor in self._predictors.values()), None)
+        exact = tuple(
+            None if function is None else sign * function(rows)
+            for function, sign in zip(self._exact, self._signs, strict=True)
+        )
+        return Described(rows, np.empty((len(rows), 0)) if features is None else features(rows), exact)
+
+    def outlook(self, candidates: Described) -> Outlook:
+        """What to expect of candidates."""
+        return self._outlook(candidates, self._quadrature)
+
+    def hopes(self, candidates: Described) -> Outlook:
+        """What candidates would lose at best: each as unsure as the least sure of a few of them."""
+        return self._outlook(candidates, self._optimum)
+
+    def _outlook(
+        self, candidates: Described, foresee: Callable[[AccuracyPredictor, Floats], tuple[Floats, Floats]]
+    ) -> Outlook:
+        losses: list[Floats] = []
+        weights: list[Floats] = []
+        for place, exact in enumerate(candidates.exact):
+            if exact is None:
+                values, weight = foresee(self._predictors[place], candidates.features)
+            else:
+                values, weight = exact[:, None], CERTAIN
+            losses.append(values)
+            weights.append(weight)
+        return Outlook(tuple(losses), tuple(weights))
+
+    @staticmethod
+    def _quadrature(predictor: AccuracyPredictor, x: Floats) -> tuple[Floats, Floats]:
+        mean, std = predictor.warped(x)
+        return -predictor.warp.back(mean[:, None] + std[:, None] * NODES), WEIGHTS
+
+    @staticmethod
+    def _optimum(predictor: AccuracyPredictor, x: Floats) -> tuple[Floats, Floats]:
+        probes = x[:: max(1, len(x) // PROBES)]
+        std = float(predictor.warped(probes)[1].max(initial=0.0))
+        return -predictor.warp.back(predictor.warped_mean(x)[:, None] + HOPE * std), CERTAIN
+
+
+def _closed_form(objective: Objective, costs: CostTable | None) -> Callable[[Ints], Floats] | None:
+    if objective.exact is not None:
+        function = objective.exact
+    elif costs is not None and objective.name in COST_NAMES:
+        function = getattr(costs, objective.name)
+    else:
+        return None
+    return lambda rows: np.asarray(function(rows), dtype=np.float64)
+
+
+def _values(seen: Seen, place: int) -> tuple[Floats, Floats | None]:
+    """Values of which large ones are good, and their standard errors."""
+    values, spreads = -seen.losses[:, place], seen.spreads[:, place]
+    if not seen.ok.all():
+        known = values[seen.ok]
+        values = np.where(seen.ok, values, known.min())
+        spreads = np.where(seen.ok, spreads, known.std())
+    return values, spreads if spreads.any() else None
+
+
+def _near(losses: Floats) -> NDArray[np.bool_]:
+    """Marks fronts, fronts behind them and so on, until half of the rows are marked."""
+    near = np.zeros(len(losses), dtype=bool)
+    while near.sum() < NEAR_SHARE * len(losses):
+        left = np.flatnonzero(~near)
+        near[left[non_dominated(losses[left])]] = True
+    return near

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig
+from subnet_search.record import Evaluation, Images, Objective, ParetoFront
+from subnet_search.searchers import Searcher, make_searcher
+from subnet_search.searchers.guided import LEAST, START, GuidedSearcher
+
+KNOBS = 8
+SPACE = SearchSpace(tuple(Knob(f"k{i}", (1, 2, 3, 4)) for i in range(KNOBS)))
+COSTS = CostTable(SPACE.names, (1,) * KNOBS, {(n,): 1 for n in SPACE.names}, {(): 1}, {(): 4}, ({(): 4},))
+OBJECTIVES = (Objective("macs", "min"), Objective("top1_percent", "max"))
+WEIGHTS = np.random.default_rng(0).exponential(size=KNOBS)
+
+
+def accuracy(config: SubnetConfig) -> float:
+    values = SPACE.encode([config])[0]
+    return float(90 - 30 * np.exp(-0.25 * (WEIGHTS @ np.sqrt(values) - WEIGHTS.sum())))
+
+
+def answer(config: SubnetConfig) -> Evaluation:
+    return Evaluation(config, (float(sum(config.values())), accuracy(config)))
+
+
+def drive(searcher: Searcher, count: int) -> list[Evaluation]:
+    found = []
+    for _ in range(count):
+        found.append(answer(searcher.ask()))
+        searcher.tell(found[-1])
+    return found
+
+
+def volume(found: list[Evaluation]) -> float:
+    return ParetoFront.of(OBJECTIVES, found).hypervolume({"macs": 32.0, "top1_percent": 50.0})
+
+
+def test_it_begins_with_subnets_spread_over_cost() -> None:
+    found = [e.values[0] for e in drive(make_searcher("guided", SPACE, OBJECTIVES, costs=COSTS), START)]
+    assert found[:2] == [8, 32]
+    assert np.diff(sorted(found)).max() <= 4
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_it_finds_in_twenty_four_evaluations_more_than_nsga2_in_eighty(seed: int) -> None:
+    guided = drive(make_searcher("guided", SPACE, OBJECTIVES, seed=seed, costs=COSTS), 24)
+    assert volume(guided) > volume(drive(make_searcher("nsga2", SPACE, OBJECTIVES, seed=seed), 80))
+
+
+@pytest.mark.parametrize("way", ["cost table", "exact", "measured"])
+def test_costs_are_known_from_the_table_from_a_closed_form_or_learnt(way: str) -> None:
+    exact = (lambda rows: rows.sum(axis=1)) if way == "exact" else None
+    objectives = (
+        Objective("macs" if way == "cost table" else "latency_ms", "min", exact=exact),
+        OBJECTIVES[1],
+    )
+    searcher = GuidedSearcher(SPACE, objectives, costs=COSTS if way == "cost table" else None)
+    drive(searcher, LEAST + 1)
+    assert ("latency_ms by" in searcher.verdict) == (way == "measured")
+    assert "top1_percent by gp: Kendall's tau 0." in searcher.verdict
+
+
+def test_values_that_cannot_be_predicted_are_left_to_evolution() -> None:
+    said, rng = [], np.random.default_rng(0)
+    searcher = GuidedSearcher(SPACE, OBJECTIVES, costs=COSTS)
+    for _ in range(20):
+        config = searcher.ask()
+        searcher.tell(Evaluation(config, (float(sum(config.values())), float(rng.normal(80, 3)))))
+        said.append(searcher.verdict)
+    assert any(v.endswith("not used (from 0.2 on): NSGA-II proposes") for v in said)
+
+
+def test_proposals_under_way_are_not_asked_for_again_and_push_others_elsewhere() -> None:
+    searcher = make_searcher("guided", SPACE, OBJECTIVES, costs=COSTS)
+    drive(searcher, 16)
+    waiting = [searcher.ask() for _ in range(12)]
+    costs = {sum(config.values()) for config in waiting}
+    assert len(set(waiting)) == 12
+    assert len(costs) >= 6
+
+
+@pytest.mark.slow
+def test_failed_ones_are_never_asked_for_again_and_what_fails_together_is_avoided() -> None:
+    searcher, failed, asked = GuidedSearcher(SPACE, OBJECTIVES, costs=COSTS), 0, []
+    for number in range(70):
+        asked.append(config := searcher.ask())
+        broken = config["k0"] >= 3
+        failed += broken and number >= 40
+        searcher.tell(Evaluation(config, (), "failed", "k0") if broken else answer(config))
+    assert len(set(asked)) == 70
+    assert failed <= 10  # of 30; half of the space fails
+
+
+def test_estimates_of_what_was_stopped_are_learnt_from_but_are_no_part_of_the_front() -> None:
+    searcher = GuidedSearcher(SPACE, OBJECTIVES, costs=COSTS)
+    stopped = Images(seen=10, of=100, rival="x")
+    for config in SPACE.sample(np.random.default_rng(0), 30):
+        values = (float(sum(config.values())), 99.0)
+        searcher.tell(Evaluation(config, values, source="predicted", spread=(0.0, 9.0), images=stopped))
+    searcher.ask()
+    assert searcher.verdict == f"fewer than {LEAST} evaluations to predict from: NSGA-II proposes"
+
+
+@pytest.mark.slow
+def test_wide_spaces_with_limits_are_searched_by_breeding_candidates() -> None:
+    wide = SearchSpace(tuple(Knob(f"w{i}", tuple(range(8, 72, 8))) for i in range(30)))
+    macs = dict.fromkeys(itertools.pairwise(wide.names), 1)
+    costs = CostTable(wide.names, (8,) * 30, macs, {(): 1}, {(): 4}, ({(): 4},))
+    limit = float(0.4 * costs.macs(wide.encode([wide.largest()]))[0])
+
+    def run(name: str, count: int) -> float:
+        searcher = make_searcher(name, wide, OBJECTIVES, costs=costs, limits={"macs": limit})
+        found = []
+        for _ in range(count):
+            config = searcher.ask()
+            rows = wide.encode([config])
+            score = 100 * float(np.mean(np.sqrt(rows / 64) * np.linspace(1.6, 0.4, 30)))
+            found.append(Evaluation(config, (float(costs.macs(rows)[0]), score)))
+            searcher.tell(found[-1])
+        assert max(e.values[0] for e in found) <= limit
+        return ParetoFront.of(OBJECTIVES, found).hypervolume({"macs": limit, "top1_percent": 30.0})
+
+    assert run("guided", 32) > run("nsga2", 80)
+
+
+@pytest.mark.slow
+def test_proposals_take_little_time_at_five_thousand_rows() -> None:
+    wide = SearchSpace(tuple(Knob(f"w{i}", tuple(range(8, 72, 8))) for i in range(20)))
+    costs = CostTable(wide.names, (8,) * 20, {(n,): 1 for n in wide.names}, {(): 1}, {(): 4}, ({(): 4},))
+    searcher = GuidedSearcher(wide, OBJECTIVES, costs=costs)
+    for config in dict.fromkeys(wide.sample(np.random.default_rng(0), 5_000)):
+        values = np.array(list(config.values()))
+        searcher.tell(Evaluation(config, (float(values.sum()), float(np.sqrt(values) @ np.arange(20)))))
+    start_s = time.process_time()
+    for _ in range(200):
+        searcher.tell(answer_wide(searcher.ask()))
+    assert (time.process_time() - start_s) / 200 < 0.5
+
+
+def answer_wide(config: SubnetConfig) -> Evaluation:
+    values = np.array(list(config.values()))
+    return Evaluation(config, (float(values.sum()), float(np.sqrt(values) @ np.arange(20))))
+
+
+def test_a_seed_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"seed of a search must be a whole number .* got -1"):
+        GuidedSearcher(SPACE, OBJECTIVES, seed=-1)
