@@ -13,7 +13,7 @@ from reports.series import RerankView, planes, rerank_view
 from reports.units import count, points, text, words
 from reports.view import Chosen, RunView
 from reports.widths import width_map
-from search_spaces import COST_NAMES, InvalidInput
+from search_spaces import COST_NAMES, RESOLUTION_KNOB, InvalidInput
 from subnet_search.record.reranking import ENOUGH
 from subnet_search.settings import LATENCY
 
@@ -71,10 +71,15 @@ def subnet(run: RunView, chosen: Chosen, folder: str, figures: Figures) -> Secti
     name = f"widths-{chosen.label}"
     return _row(run, chosen, folder) | {
         "bars": bars,
-        "shape": f"{skipped} of {count(len(blocks), 'skippable block')} skipped",
+        "shape": f"{skipped} of {count(len(blocks), 'skippable block')} skipped{_images(chosen)}",
         "command": rebuild_command(f"runs/{run.name}", chosen.key),
         **(drawn(draw_widths(bars), name, description, figures) if bars else missing("")),
     }
+
+
+def _images(chosen: Chosen) -> str:
+    """The height of the images that a sub-net takes, where sub-nets differ in that."""
+    return f", images of {chosen.config[RESOLUTION_KNOB]} pixels" if RESOLUTION_KNOB in chosen.config else ""
 
 
 def full_net(run: RunView) -> Section | None:

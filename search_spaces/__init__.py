@@ -12,11 +12,12 @@ from .files import (
     space_from_json,
     space_to_json,
 )
-from .knob import Knob
+from .knob import RESOLUTION_KNOB, Knob
 from .space import SearchSpace
 
 __all__ = [
     "COST_NAMES",
+    "RESOLUTION_KNOB",
     "CostTable",
     "InvalidInput",
     "Knob",

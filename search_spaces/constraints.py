@@ -62,8 +62,8 @@ def check_limits(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
 def project(space: SearchSpace, costs: CostTable, limits: Limits, config: Mapping[str, int]) -> SubnetConfig:
     """Returns the config itself (canonical) when it meets the limits, else a near one that does.
 
-    Widths shrink together towards the smallest, keeping the depth; only where that is not enough are blocks
-    skipped, no more than needed. Then widths grow back step by step while the limits hold. Deterministic.
+    Widths and the resolution shrink together towards the smallest, keeping the depth; only where that is not enough are
+    blocks skipped, no more than needed. Then widths grow back step by step while the limits hold. Deterministic.
 
     Raises:
         InvalidInput: as `check_limits`, and for a config that is not of the space.

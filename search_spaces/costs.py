@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from .activity import Ints
 from .errors import InvalidInput, nearest_names
-from .knob import whole_number
+from .knob import RESOLUTION_KNOB, whole_number
 
 # monomial (sorted knob names, repeats allowed, () for the constant) -> coefficient
 Polynomial = Mapping[tuple[str, ...], int]
@@ -39,9 +40,12 @@ class CostTable:
         params_terms: numbers in parameters.
         weight_bytes_terms: bytes of the stored weights.
         peak_activation_bytes_terms: bytes of the live tensors, one polynomial for each execution step.
+        at_resolution: what holds instead where the knob "resolution" is at one of its lower choices, by that choice:
+            padding, floors and windows make no polynomial of the size of images.
 
     Raises:
-        InvalidInput: for equal or unknown knobs, or numbers that are not whole.
+        InvalidInput: for equal or unknown knobs, or numbers that are not whole; for tables at other resolutions
+            that are not over the same knobs.
     """
 
     knobs: tuple[str, ...]
@@ -50,6 +54,7 @@ class CostTable:
     params_terms: Polynomial
     weight_bytes_terms: Polynomial
     peak_activation_bytes_terms: tuple[Polynomial, ...]
+    at_resolution: Mapping[int, CostTable] = field(default_factory=dict)
     _programs: dict[tuple[str, ...], _Program] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -78,6 +83,20 @@ class CostTable:
             _checked("peak_activation_bytes", step, self.knobs) for step in self.peak_activation_bytes_terms
         )
         object.__setattr__(self, "peak_activation_bytes_terms", steps)
+        self._check_resolutions()
+
+    def _check_resolutions(self) -> None:
+        if self.at_resolution and RESOLUTION_KNOB not in self.knobs:
+            raise InvalidInput(
+                f"costs at other resolutions need the knob {RESOLUTION_KNOB!r}, the knobs are {self.knobs}"
+            )
+        for choice, table in self.at_resolution.items():
+            whole_number(choice, f"a choice of knob {RESOLUTION_KNOB!r}")
+            if (table.knobs, table.divisors) != (self.knobs, self.divisors) or table.at_resolution:
+                raise InvalidInput(
+                    f"the costs at resolution {choice} must be over the same knobs in the same units, and of that one "
+                    f"resolution, got {table.knobs}"
+                )
 
     def __hash__(self) -> int:
         return hash((self.knobs, self.divisors))
@@ -121,9 +140,23 @@ class CostTable:
         if x.ndim != 2 or x.shape[1] != len(self.knobs) or not np.issubdtype(x.dtype, np.integer):
             shape = f"[num_configs, {len(self.knobs)}]"
             raise InvalidInput(f"encoded configs must be integers {shape}, got {x.dtype} {list(x.shape)}")
+        return self._at_each_resolution(x, names) if self.at_resolution else _run(self._program(names), x)
+
+    def _at_each_resolution(self, x: Ints, names: tuple[str, ...]) -> dict[str, Ints]:
+        results = {name: np.empty(len(x), dtype=np.int64) for name in names}
+        column = x[:, self.knobs.index(RESOLUTION_KNOB)]
+        marks = {choice: column == choice for choice in self.at_resolution}
+        tables = [(self, ~np.logical_or.reduce(list(marks.values())))]
+        tables += [(self.at_resolution[choice], rows) for choice, rows in marks.items()]
+        for table, rows in tables:
+            for name, values in _run(table._program(names), x[rows]).items():
+                results[name][rows] = values
+        return results
+
+    def _program(self, names: tuple[str, ...]) -> _Program:
         if names not in self._programs:
             self._programs[names] = _compile(self, names)
-        return _run(self._programs[names], x)
+        return self._programs[names]
 
 
 def _checked(cost: str, terms: object, knobs: tuple[str, ...]) -> dict[tuple[str, ...], int]:
@@ -180,14 +213,32 @@ def _factor(monomials: list[tuple[int, ...]], next_row: int) -> tuple[list[tuple
     """
     products: list[tuple[int, int]] = []
     todo = [sorted(monomial) or [0] for monomial in monomials]
-    while unfinished := [factors for factors in todo if len(factors) > 1]:
-        pairs = Counter(pair for factors in unfinished for pair in set(itertools.combinations(factors, 2)))
-        a, b = pair = max(pairs, key=lambda pair: (pairs[pair], pair))
-        for factors in unfinished:
-            if a in factors and b in factors and (a != b or factors.count(a) > 1):
-                factors.remove(a)
-                factors.remove(b)
-                factors.append(next_row + len(products))
+    holding: dict[tuple[int, int], set[int]] = defaultdict(set)  # by pair, the monomials in which it is
+    for number, factors in enumerate(todo):
+        for pair in itertools.combinations(factors, 2):
+            holding[pair].add(number)
+    ranked = [(-len(numbers), -a, -b) for (a, b), numbers in holding.items()]
+    heapq.heapify(ranked)
+    while ranked:
+        count, *negative = heapq.heappop(ranked)
+        a, b = pair = (-negative[0], -negative[1])
+        if len(holding[pair]) != -count or not count:
+            continue  # it has become rarer
+        changed: set[tuple[int, int]] = set()
+        for number in holding.pop(pair):
+            factors = todo[number]
+            before = set(itertools.combinations(factors, 2))
+            factors.remove(a)
+            factors.remove(b)
+            factors.append(next_row + len(products))
+            after = set(itertools.combinations(factors, 2))
+            for other in before:
+                holding[other].discard(number)
+            for other in after:
+                holding[other].add(number)
+            changed |= before | after
+        for other in changed:
+            heapq.heappush(ranked, (-len(holding[other]), -other[0], -other[1]))
         products.append(pair)
     return products, [factors[0] for factors in todo]
 

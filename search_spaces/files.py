@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .config import SubnetConfig
-from .costs import CostTable, Polynomial
+from .costs import COST_NAMES, CostTable, Polynomial
 from .errors import InvalidInput
-from .knob import Knob
+from .knob import Knob, whole_number
 from .space import SearchSpace
 
 FORMAT = 1
@@ -49,12 +49,17 @@ def space_from_json(data: object) -> SearchSpace:
 def costs_to_json(costs: CostTable) -> dict[str, Any]:
     """`{format, knobs, divisors, macs, params, weight_bytes, peak_activation_bytes}`.
 
-    A polynomial is a list of `[coefficient, knob, ...]`, one per monomial; the peak is a list of polynomials.
+    A polynomial is a list of `[coefficient, knob, ...]`, one per monomial; the peak is a list of polynomials. Where
+    images can be smaller, `at_resolution` lists `{resolution, macs, params, weight_bytes, peak_activation_bytes}`.
     """
+    data = {"format": FORMAT, "knobs": list(costs.knobs), "divisors": list(costs.divisors), **_costs(costs)}
+    if costs.at_resolution:
+        data["at_resolution"] = [{"resolution": r, **_costs(t)} for r, t in costs.at_resolution.items()]
+    return data
+
+
+def _costs(costs: CostTable) -> dict[str, Any]:
     return {
-        "format": FORMAT,
-        "knobs": list(costs.knobs),
-        "divisors": list(costs.divisors),
         "macs": _terms_to_json(costs.macs_terms),
         "params": _terms_to_json(costs.params_terms),
         "weight_bytes": _terms_to_json(costs.weight_bytes_terms),
@@ -64,16 +69,28 @@ def costs_to_json(costs: CostTable) -> dict[str, Any]:
 
 def costs_from_json(data: object) -> CostTable:
     """Reads what `costs_to_json` wrote; `InvalidInput` for anything else."""
-    names = ("knobs", "divisors", "macs", "params", "weight_bytes", "peak_activation_bytes")
+    told = (
+        isinstance(data, Mapping) and "at_resolution" in data
+    )  # earlier versions' tables have no such field
+    names = ("knobs", "divisors", *COST_NAMES, *(["at_resolution"] if told else []))
     fields = _fields(data, "cost table", names)
-    return CostTable(
-        tuple(_list(fields["knobs"], "knobs")),
-        tuple(_list(fields["divisors"], "divisors")),
-        _terms_from_json(fields["macs"]),
-        _terms_from_json(fields["params"]),
-        _terms_from_json(fields["weight_bytes"]),
-        tuple(_terms_from_json(step) for step in _list(fields["peak_activation_bytes"], "steps")),
-    )
+    lower = [
+        _exactly(one, "cost table at a resolution", ("resolution", *COST_NAMES))
+        for one in _list(fields.get("at_resolution", ()), "tables at other resolutions")
+    ]
+    knobs, divisors = (tuple(_list(fields[name], name)) for name in ("knobs", "divisors"))
+    tables = {
+        whole_number(one["resolution"], "a resolution"): _table(knobs, divisors, one, {}) for one in lower
+    }
+    return _table(knobs, divisors, fields, tables)
+
+
+def _table(
+    knobs: tuple[str, ...], divisors: tuple[int, ...], fields: Mapping[str, Any], lower: dict[int, CostTable]
+) -> CostTable:
+    macs, params, weight_bytes = (_terms_from_json(fields[name]) for name in COST_NAMES[:3])
+    steps = tuple(_terms_from_json(step) for step in _list(fields["peak_activation_bytes"], "steps"))
+    return CostTable(knobs, divisors, macs, params, weight_bytes, steps, lower)
 
 
 def _terms_to_json(terms: Polynomial) -> list[list[int | str]]:

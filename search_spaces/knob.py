@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from .errors import InvalidInput, nearest_names
 
 KnobKind = Literal["width", "depth", "branch", "resolution", "choice"]
+RESOLUTION_KNOB = "resolution"  # the name of the knob that says the height of a sub-net's images, in pixels
 
 
 def whole_number(value: object, what: str) -> int:

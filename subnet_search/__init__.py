@@ -8,11 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOMES = {
-    "elastic": ("Ranking", "Supernet", "Statistics", "extract", "make_elastic", "recalibrate"),
+    "elastic": (
+        "Passes",
+        "Ranking",
+        "Supernet",
+        "Statistics",
+        "extract",
+        "make_elastic",
+        "recalibrate",
+        "register_rule",
+    ),
     "data": ("Splits",),
     "exporting": ("Exported", "export"),
     "finetuning": ("FinetuneResult", "finetune"),
-    "measure": ("make_evaluator", "measure_latency", "prove"),
+    "measure": ("TaskEvaluator", "make_evaluator", "measure_latency", "prove"),
     "models": ("load_model",),
     "rebuilding": ("load_subnet",),
     "paths": ("progressive_search",),
@@ -31,6 +40,7 @@ _HOMES = {
     "searchers": (
         "Budget",
         "Evaluator",
+        "Racing",
         "SearchResult",
         "Searcher",
         "SpaceExhausted",

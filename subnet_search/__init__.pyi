@@ -1,14 +1,17 @@
 from .data import Splits as Splits
+from .elastic import Passes as Passes
 from .elastic import Ranking as Ranking
 from .elastic import Statistics as Statistics
 from .elastic import Supernet as Supernet
 from .elastic import extract as extract
 from .elastic import make_elastic as make_elastic
 from .elastic import recalibrate as recalibrate
+from .elastic import register_rule as register_rule
 from .exporting import Exported as Exported
 from .exporting import export as export
 from .finetuning import FinetuneResult as FinetuneResult
 from .finetuning import finetune as finetune
+from .measure import TaskEvaluator as TaskEvaluator
 from .measure import make_evaluator as make_evaluator
 from .measure import measure_latency as measure_latency
 from .measure import prove as prove
@@ -32,6 +35,7 @@ from .record import create_run as create_run
 from .record import open_run as open_run
 from .searchers import Budget as Budget
 from .searchers import Evaluator as Evaluator
+from .searchers import Racing as Racing
 from .searchers import Searcher as Searcher
 from .searchers import SearchResult as SearchResult
 from .searchers import SpaceExhausted as SpaceExhausted

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from search_spaces.errors import InvalidInput
 from subnet_search.data import Batch
@@ -52,7 +54,24 @@ def to_device(
     """Yields the batches of (input `[B, *size]`, target `[B]`), checked and on `device`."""
     for batch in batches:
         check_batch(batch, size)
-        yield batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)
+        yield moved(batch[0], device), moved(batch[1], device)
+
+
+def moved(part: Any, device: torch.device) -> Any:
+    """The tensors of an input, a target or a whole batch, in the nesting they have, on `device`."""
+    return tree_map(lambda tensor: tensor.to(device, non_blocking=True), part)
+
+
+def rows_of(part: Any, rows: slice) -> Any:
+    """Some rows of all tensors `[B, ...]` of an input or a target."""
+    return tree_map(lambda tensor: tensor[rows], part)
+
+
+def call_with(net: nn.Module, inputs: Any) -> Any:
+    """The answer of `net` to one input, several (a tuple or list) or named ones (a dict)."""
+    if isinstance(inputs, dict):
+        return net(**inputs)
+    return net(*inputs) if isinstance(inputs, tuple | list) else net(inputs)
 
 
 def input_size(example: object) -> torch.Size | None:
@@ -61,26 +80,30 @@ def input_size(example: object) -> torch.Size | None:
 
 
 def check_batch(batch: object, size: torch.Size | None = None) -> None:
-    """Raises `InvalidInput` unless `batch` is (input `[B, *size]`, target `[B, ...]`)."""
-    if not (
-        isinstance(batch, tuple | list)
-        and len(batch) == 2
-        and all(isinstance(part, Tensor) and part.ndim > 0 for part in batch)
-    ):
+    """Raises `InvalidInput` unless `batch` is (input `[B, *size]`, target `[B, ...]`).
+
+    Either may be several tensors: a tuple, list or dict of them.
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(_holds_tensors, batch))):
         raise InvalidInput(
             f"a batch must be a pair of tensors (input, target), got {type(batch).__name__}; "
             "let the loader return such pairs"
         )
     images, labels = batch
-    if len(images) != len(labels):
-        raise InvalidInput(
-            f"a batch needs one target per input, got {len(images)} inputs, {len(labels)} targets"
-        )
-    if size is not None and images.shape[1:] != size:
+    count = len(tree_leaves(images)[0])
+    if wrong := [len(tensor) for tensor in tree_leaves((images, labels)) if len(tensor) != count]:
+        raise InvalidInput(f"a batch needs one target per input, got {count} inputs, {wrong[0]} targets")
+    if size is not None and (not isinstance(images, Tensor) or images.shape[1:] != size):
+        came = list(images.shape[1:]) if isinstance(images, Tensor) else f"a {type(images).__name__}"
         raise InvalidInput(
             f"inputs must have the size of the example at conversion, {list(size)}, "
-            f"got {list(images.shape[1:])}; resize the images, or convert with an example of their size"
+            f"got {came}; resize the images, or convert with an example of their size"
         )
+
+
+def _holds_tensors(part: object) -> bool:
+    leaves = tree_leaves(part)
+    return bool(leaves) and all(isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in leaves)
 
 
 def check_class_numbers(labels: Tensor) -> None:
@@ -106,13 +129,12 @@ def first_images(
         for batch in batches:
             check_batch(batch, size)
             images, labels = batch
-            taken.append((images[:count], labels[:count]))
-            count -= len(taken[-1][0])
+            taken.append((rows_of(images, slice(count)), rows_of(labels, slice(count))))
+            count -= len(tree_leaves(taken[-1])[0])
             if count == 0:
                 break
-    if len(taken) > 1 and len(taken[-1][0]) == 1:  # a batch of one has no variance
-        (images, labels), (image, label) = taken[-2:]
-        taken[-2:] = [(torch.cat([images, image]), torch.cat([labels, label]))]
+    if len(taken) > 1 and len(tree_leaves(taken[-1])[0]) == 1:  # a batch of one has no variance
+        taken[-2:] = [tree_map(lambda *parts: torch.cat(parts), *taken[-2:])]
     if not taken:
         raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
     return taken
@@ -136,6 +158,10 @@ def sample_images(
         start_epoch(batches, seed, 0)
         for batch in batches:
             check_batch(batch, size)
+            if not all(isinstance(part, Tensor) for part in batch):
+                raise InvalidInput(
+                    "images are drawn from batches of one input and one target, got several tensors"
+                )
             largest = max(largest, len(batch[1]))
             parts.append((rng.random(len(batch[1])), batch[0], batch[1]))
             if sum(len(keys) for keys, _, _ in parts) >= 2 * count:

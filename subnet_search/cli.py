@@ -142,6 +142,10 @@ def inspect(
     input_shape: Annotated[
         str, typer.Option("--input", help="One example: channels x height x width.")
     ] = "3x224x224",
+    resolution: Annotated[
+        list[int] | None,
+        typer.Option(help="A smaller height of images to try, in pixels; may be given several times."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print coverage.json instead of a table.")] = False,
 ) -> None:
     """Show what is elastic in a model, what is not and why, the smallest and largest cost, and which form runs."""
@@ -150,7 +154,7 @@ def inspect(
     from subnet_search.pipeline import inspect_model
 
     shape = tuple(int(side) for side in input_shape.split("x"))
-    coverage, table = inspect_model(model, shape)
+    coverage, table = inspect_model(model, shape, tuple(resolution or ()))
     typer.echo(json.dumps(coverage, indent=2) if as_json else table)
 
 
@@ -176,8 +180,8 @@ def search(
     searcher: Annotated[
         str | None,
         typer.Option(
-            help="Search with this one instead of the recipe's: random, nsga2, nsga3, tpe, gp, qmc, progressive or "
-            "uniform. In a run folder only before its search has begun."
+            help="Search with this one instead of the recipe's: guided, random, nsga2, nsga3, tpe, gp, qmc, "
+            "progressive or uniform. In a run folder only before its search has begun."
         ),
     ] = None,
 ) -> None:

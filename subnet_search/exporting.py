@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from search_spaces import InvalidInput, SubnetSearchError, nearest_names
-from subnet_search.elastic.operations.source import build_from_source, source_of
+from subnet_search.elastic.image_size import as_taken
+from subnet_search.elastic.operations.source import built_again, source_of
 from subnet_search.measure import check_calibrated
 from subnet_search.measure.counter import Example, call
 from subnet_search.models import load_weights
@@ -55,7 +56,8 @@ def export(
 
     Args:
         net: a calibrated plain net; left untouched.
-        example: its input, a tensor `[B, ...]`, positional arguments or named ones; the batch comes first.
+        example: its input, a tensor `[B, ...]`, positional arguments or named ones; the batch comes first. Images are
+            resized for a sub-net that takes smaller ones, as the files will.
         folder: made if missing.
         formats: of "safetensors" (weights alone), "pt2" (torch.export), "onnx" (needs the extra [onnx]).
 
@@ -65,7 +67,7 @@ def export(
     """
     check_calibrated(net, "exported")
     check_formats(formats)
-    plain = copy.deepcopy(net).cpu().eval()
+    plain, example = copy.deepcopy(net).cpu().eval(), as_taken(net, example)
     inputs, outputs = _compared(plain, example)
     Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
@@ -101,7 +103,7 @@ def _write_safetensors(net: nn.Module, example: Example, path: Path) -> Reload:
     # cloned: tied weights share memory, which the format refuses
     save_file({name: t.detach().clone().contiguous() for name, t in net.state_dict().items()}, path)
     source = source_of(net)
-    fresh = copy.deepcopy(net) if source is None else build_from_source(source).eval()
+    fresh = copy.deepcopy(net) if source is None else built_again(net, source).eval()
     return _caller(load_weights(fresh, path))
 
 

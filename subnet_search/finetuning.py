@@ -13,6 +13,7 @@ from torch import nn
 
 from subnet_search.batches import on_device, resolve_device
 from subnet_search.data import Batch, Splits
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.measure import check_calibrated, correct
 from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.record import Run
@@ -47,7 +48,8 @@ def finetune(
     The loss is (1 - s) cross_entropy + s T^2 soft_cross_entropy with s = `teacher_share`, T = `temperature`.
     The last epoch counts; only if search-validation finds the tuned net worse by more than two standard errors,
     the untuned one comes back. Search-validation chose the sub-net for its high accuracy there, so a choice of
-    the best epoch, or of the better of the two, would prefer luck to training.
+    the best epoch, or of the better of the two, would prefer luck to training. Where the sub-net takes smaller images,
+    the teacher still sees those of the data.
 
     Source:
         The loss: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
@@ -98,7 +100,7 @@ def _update(
     net: nn.Module, teacher: nn.Module | None, settings: FinetuneSettings, batch: Batch, _: object
 ) -> float:
     images, labels = batch
-    logits = net(images)  # [B, num_classes]
+    logits = net(as_taken(net, images))  # [B, num_classes]
     loss = cross_entropy(logits, labels)
     if teacher is not None:
         with torch.no_grad():

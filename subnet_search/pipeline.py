@@ -38,6 +38,7 @@ from subnet_search.recipe import (
 from subnet_search.record import Run, create_run, open_run
 from subnet_search.record.lock import lock_folder
 from subnet_search.record.run import CHECKSUMS, EVENTS, SETTINGS, check_free, restore_settings
+from subnet_search.settings import ElasticSettings
 from subnet_search.stages import (
     PREPARED,
     STAGES,
@@ -258,9 +259,18 @@ def rebuild(run: Run, key: str, *, say: Say = lambda message: None) -> None:
     export_one(bench, config)
 
 
-def inspect_model(name: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], str]:
-    """Coverage of a model for an input `[1, *shape]`: as in coverage.json, and as a table for people."""
-    supernet = make_elastic(load_model(name, None, {}), torch.zeros(1, *shape))
+def inspect_model(
+    name: str, shape: tuple[int, ...], resolution: tuple[int, ...] = ()
+) -> tuple[dict[str, Any], str]:
+    """Coverage of a model for an input `[1, *shape]`: as in coverage.json, and as a table for people.
+
+    Args:
+        name: of the model.
+        shape: of one input.
+        resolution: further heights of images to try, in pixels.
+    """
+    settings = ElasticSettings(resolution=resolution)
+    supernet = make_elastic(load_model(name, None, {}), torch.zeros(1, *shape), settings)
     return dict(supernet.coverage), coverage_table(supernet.coverage, supernet.space.size)
 
 
@@ -274,6 +284,8 @@ def coverage_table(coverage: Any, num_subnets: int) -> str:
             + "".join(f"; {rule}" for rule in group.get("rules", ()))
         )
     lines += ["blocks that can be skipped:", *(f"  {block['path']}" for block in coverage["blocks"])]
+    if heights := coverage.get("resolution"):
+        lines.append(f"images of {', '.join(map(str, heights))} pixels (height)")
     lines += ["of full width:", *(f"  {fixed['path']}: {fixed['reason']}" for fixed in coverage["fixed"])]
     for end in ("smallest", "largest"):
         lines.append(f"{end}: {coverage[end]['macs']:,} MACs, {coverage[end]['params']:,} parameters")

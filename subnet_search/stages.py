@@ -22,6 +22,7 @@ from subnet_search.batches import resolve_device, sample_images
 from subnet_search.choosing import choose_spread, choose_under, order_after_tuning
 from subnet_search.data import checksums, describe, doubts
 from subnet_search.elastic import Supernet
+from subnet_search.elastic.coverage import INPUT
 from subnet_search.exporting import export
 from subnet_search.finetuning import finetune
 from subnet_search.fronts import is_searched, read_front, search_front
@@ -78,8 +79,12 @@ def prepare(bench: Workbench) -> None:
     run.write_json("costs.json", costs_to_json(supernet.costs))
     for limits in (bench.recipe.search.limits, *bench.recipe.search.choose_under):
         bench.check_latency_limit(supernet, bench.limits(limits))
-    share = 100 * supernet.coverage["reachable_macs_share"]
-    bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic")
+    share, heights = 100 * supernet.coverage["reachable_macs_share"], supernet.coverage["resolution"]
+    sizes = f"; images of {', '.join(map(str, heights))} pixels" if heights else ""
+    bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic{sizes}")
+    for entry in supernet.coverage["fixed"]:
+        if entry["path"] == INPUT:
+            bench.say(f"  {entry['reason']}")
     if walks_a_path(bench.recipe):
         check_path(bench)
         check_threshold(bench, supernet)

@@ -41,6 +41,7 @@ ONLY_IN = {
 }
 TORCH_FREE = [
     "search_spaces",
+    "predictors",
     "subnet_search.record",
     "subnet_search.searchers",
     "reports",

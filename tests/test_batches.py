@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from search_spaces import InvalidInput
-from subnet_search.batches import sample_images
+from subnet_search.batches import call_with, first_images, sample_images, to_device
 from subnet_search.data import Batch, TensorBatches
 
 
@@ -65,3 +67,29 @@ def test_what_is_no_batch_and_an_empty_split_are_refused() -> None:
         sample_images([], 3)
     with pytest.raises(InvalidInput, match="pair of tensors"):
         sample_images([torch.zeros(3)], 3)  # type: ignore[list-item]
+    with pytest.raises(InvalidInput, match="one input and one target, got several tensors"):
+        sample_images([((torch.zeros(3), torch.zeros(3)), torch.zeros(3))], 3)  # type: ignore[list-item]
+
+
+def test_batches_of_several_tensors_are_cut_and_counted_as_one() -> None:
+    def batch(start: int, count: int) -> Batch:
+        rows = torch.arange(start, start + count)
+        return {"a": rows, "b": (-rows, rows.float()[:, None])}, [rows]  # type: ignore[return-value]
+
+    taken: list[Any] = first_images([batch(0, 4), batch(4, 4)], 5)
+    assert [len(targets[0]) for _, targets in taken] == [5]  # none of one, which would have no variance
+    assert taken[0][0]["b"][0].tolist() == [0, -1, -2, -3, -4]
+    assert taken[0][0]["b"][1].shape == (5, 1)
+    [moved_batch] = to_device([batch(0, 2)], torch.device("cpu"))
+    assert moved_batch[0]["a"].tolist() == [0, 1]  # type: ignore[call-overload]
+
+
+def test_lists_tuples_and_dicts_of_inputs_are_arguments() -> None:
+    class Difference(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a - b
+
+    a, b = torch.ones(2), torch.zeros(2)
+    for inputs in ((a, b), [a, b], {"b": b, "a": a}):
+        assert call_with(Difference(), inputs).tolist() == [1, 1]
+    assert call_with(nn.Identity(), a) is a

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from subnet_search.cli import run_command
 from subnet_search.data import Splits, check_network, describe, load_splits
-from subnet_search.elastic import make_elastic
+from subnet_search.elastic import extract, make_elastic
 from subnet_search.models import load_model
 from subnet_search.recipe import Recipe, parse_recipe, read_recipe
 from subnet_search.small_models import resnet20
@@ -144,7 +145,7 @@ def test_the_data_guides_functions_make_splits_and_a_metric(
 def test_the_model_guides_networks_are_elastic_and_its_recipes_build_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net, saving, published, _ = blocks("own-model.md", "python")
+    net, saving, published, own_rule, _ = blocks("own-model.md", "python")
     named, elastic, rules, replaced, form = blocks("own-model.md", "toml")
     module = as_module("flower_net", monkeypatch, net, published)
     monkeypatch.chdir(tmp_path)
@@ -160,6 +161,12 @@ def test_the_model_guides_networks_are_elastic_and_its_recipes_build_them(
     ruled = make_elastic(model, torch.zeros(1, 3, 16, 16), recipe_of(named + rules, tmp_path).elastic)
     assert {knob.name: knob.choices[:2] for knob in ruled.space.knobs} == {"conv": (40, 48), "more": (16, 32)}
     assert recipe_of(named + form, tmp_path).elastic.form == "graph"
+
+    norm = as_module("loudness", monkeypatch, own_rule).LoudnessNorm
+    layers = (nn.Conv2d(3, 16, 1), norm(16), nn.ReLU(), nn.Conv2d(16, 3, 1))
+    supernet = make_elastic(nn.Sequential(*layers), torch.zeros(1, 3, 8, 8))
+    narrow = extract(supernet, supernet.space.smallest())
+    assert len(narrow.get_parameter("1.weight")) == narrow[1].channels == supernet.space.knobs[0].smallest
 
     (command,) = blocks("own-model.md", "sh")
     assert run_command(command.split()[1:]) == 0

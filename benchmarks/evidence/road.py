@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,7 +19,8 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 from torch import nn
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig, config_to_json
+from benchmarks.folders import data_folder as data_folder
+from search_spaces import CostTable, SearchSpace, SubnetConfig, config_to_json
 from subnet_search import extract, finetune
 from subnet_search.elastic import Supernet
 from subnet_search.fronts import read_front
@@ -66,14 +66,6 @@ class Evidence:
     @property
     def command(self) -> str:
         return f"python -m benchmarks.evidence.{self.name}"
-
-
-def data_folder() -> Path:
-    """Where the real data sets are: $SUBNET_SEARCH_DATA, else shared/data beside the checkout."""
-    folder = Path(os.environ.get("SUBNET_SEARCH_DATA") or Path(__file__).parents[3] / "shared" / "data")
-    if not folder.is_dir():
-        raise InvalidInput(f"the real data are not in {folder}; name their folder in $SUBNET_SEARCH_DATA")
-    return folder.resolve()
 
 
 def main(evidence: Evidence) -> None:

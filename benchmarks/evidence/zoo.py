@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.zoo.exports import look_at_exports
+from benchmarks.zoo.look import look
 from benchmarks.zoo.names import names_of
 from benchmarks.zoo.page import as_page, summary
 from benchmarks.zoo.walk import Folder, Limits, code_version, walk
@@ -23,23 +25,33 @@ COMMAND = "python -m benchmarks.evidence.zoo"
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "reports" / "results"
 SOURCES = ("torchvision", "timm")
+GOOD = ("converted", "exported")
 
 
 def main() -> None:
     arguments = _arguments()
-    folder = Folder(arguments.runs)
+    exports = Folder(arguments.runs / "exports")
+    folder = exports if arguments.exports else Folder(arguments.runs)
+    looking = look_at_exports if arguments.exports else look
     names = arguments.names or [name for source in arguments.source for name in names_of(source)]
     part, parts = arguments.shard
-    now = code_version()
+    now = code_version(looking)
     again = {
         "all": lambda known: True,
         "stale": lambda known: known["code"] != now,
-        "bad": lambda known: known["status"] != "converted" or bool(known["wrong"]),
+        "bad": lambda known: known["status"] not in GOOD or bool(known["wrong"]),
         "nothing": lambda known: False,
     }[arguments.again]
-    walk(names[part - 1 :: parts], folder, Limits(arguments.cpu_seconds, arguments.memory_gib), again)
+    walk(
+        names[part - 1 :: parts], folder, Limits(arguments.cpu_seconds, arguments.memory_gib), again, looking
+    )
     everything = [name for source in SOURCES for name in names_of(source)]
-    results = [found for name in everything if (found := folder.result(name)) is not None]
+    folder = Folder(arguments.runs)
+    results = [
+        {**found, "exports": exports.result(name)}
+        for name in everything
+        if (found := folder.result(name)) is not None
+    ]
     if len(results) < len(everything):
         print(
             f"{len(results)} of {len(everything)} networks are known; the page is written when all are",
@@ -72,6 +84,11 @@ def _arguments() -> argparse.Namespace:
         choices=("nothing", "bad", "stale", "all"),
         default="nothing",
         help="also known results: those that failed, those of other code, or all",
+    )
+    parser.add_argument(
+        "--exports",
+        action="store_true",
+        help="look at torch.export and ONNX of each network's smallest sub-net instead (kept apart)",
     )
     parser.add_argument("--cpu-seconds", type=float, default=Limits.cpu_s, help="limit for one network")
     parser.add_argument("--memory-gib", type=float, default=Limits.memory_gib, help="limit for one network")

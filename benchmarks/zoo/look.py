@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.zoo.names import SIDES_PX
-from search_spaces import InvalidInput, SubnetConfig
-from subnet_search import extract, load_model, make_elastic
+from search_spaces import RESOLUTION_KNOB, InvalidInput, SubnetConfig
+from subnet_search import ElasticSettings, extract, load_model, make_elastic
+from subnet_search.elastic.coverage import INPUT
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.counter import count_params, macs_by_operator
 
@@ -32,8 +34,8 @@ def look(name: str, seed: int = 0) -> dict[str, Any]:
         seed: of weights, input and the random sub-net.
 
     Returns:
-        `status` "converted", "refused" (by a message meant for the user) or "failed"; `wrong` lists every check that
-        does not hold.
+        `status` "converted", "refused" (by a message meant for the user) or "failed"; `resolution` a smaller size that
+        was tried, `pixels` high, and why it is not possible, if so; `wrong` lists every check that does not hold.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -53,7 +55,37 @@ def look(name: str, seed: int = 0) -> dict[str, Any]:
     except InvalidInput as error:
         return {**found, "status": "refused", "reason": str(error), "wrong": []}
     found |= {"cpu_s": time.process_time() - begin_cpu_s, "wall_s": time.perf_counter() - begin_s}
-    return {**found, "status": "converted", **_described(supernet), "wrong": _wrong(supernet, found, seed)}
+    found |= {"status": "converted", **_described(supernet), "wrong": _wrong(supernet, found, seed)}
+    return found | _smaller(model, example, supernet.coverage, found["wrong"], seed)
+
+
+def lower_px(height: int) -> int:
+    """A smaller height to try: about six sevenths, a multiple of 32 pixels."""
+    return min(32 * round(6 / 7 * height / 32), height - 1)
+
+
+def _smaller(
+    model: nn.Module, example: Tensor, coverage: Mapping[str, Any], wrong: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Converts once more with a smaller size of images to choose, and checks sub-nets that take it."""
+    settings = ElasticSettings(form=coverage["form"], resolution=(lower_px(example.shape[-2]),))
+    begin_cpu_s = time.process_time()
+    supernet = make_elastic(model, example, settings).eval()
+    told = {"pixels": settings.resolution[0], "cpu_s": time.process_time() - begin_cpu_s}
+    if not supernet.coverage["resolution"]:
+        refused = [entry["reason"] for entry in supernet.coverage["fixed"] if entry["path"] == INPUT]
+        return {"resolution": {**told, "refused": "; ".join(refused)}}
+    space = supernet.space
+    drawn = {"smallest": space.smallest(), "random": space.sample(np.random.default_rng(seed))}
+    configs = {
+        f"{which} sub-net of {settings.resolution[0]} pixels": space.canonical(
+            {**config, RESOLUTION_KNOB: settings.resolution[0]}
+        )
+        for which, config in drawn.items()
+    }
+    wrong = [*wrong, *_wrong_subnets(supernet, configs)]
+    freedoms = sorted({*coverage["freedoms"], "resolution"})
+    return {"resolution": told, "freedoms": freedoms, "wrong": wrong}
 
 
 def input_shape(name: str, model: nn.Module) -> tuple[int, ...]:
@@ -125,12 +157,17 @@ def _wrong(supernet: Supernet, found: Mapping[str, Any], seed: int) -> list[str]
         if promised[cost] != found[cost]:
             wrong.append(f"the whole network has {found[cost]:,} {cost}, promised are {promised[cost]:,}")
     space = supernet.space
-    configs = {"smallest": space.smallest(), "random": space.sample(np.random.default_rng(seed))}
+    drawn = space.sample(np.random.default_rng(seed))
+    return wrong + _wrong_subnets(supernet, {"smallest sub-net": space.smallest(), "random sub-net": drawn})
+
+
+def _wrong_subnets(supernet: Supernet, configs: Mapping[str, SubnetConfig]) -> list[str]:
+    wrong: list[str] = []
     for which, config in configs.items():
         try:
-            wrong += [f"{which} sub-net: {message}" for message in _wrong_subnet(supernet, config)]
+            wrong += [f"{which}: {message}" for message in _wrong_subnet(supernet, config)]
         except Exception as error:  # whatever a network's code raises is a finding
-            wrong.append(f"{which} sub-net: {type(error).__name__}: {_first_line(error)}")
+            wrong.append(f"{which}: {type(error).__name__}: {_first_line(error)}")
     return wrong
 
 
@@ -168,7 +205,9 @@ def _difference(supernet: Supernet, config: SubnetConfig, net: nn.Module) -> tup
     two = torch.randn(2, *supernet.example.shape[1:], generator=torch.Generator().manual_seed(1)).to(dtype)
     with supernet.subnet(config):
         wanted = _joined(supernet(two))  # [2, values]
-    return float((_joined(net(two)) - wanted).abs().max()), float((wanted[0] - wanted[1]).abs().max())
+    return float((_joined(net(as_taken(net, two))) - wanted).abs().max()), float(
+        (wanted[0] - wanted[1]).abs().max()
+    )
 
 
 def _joined(answer: Any) -> Tensor:

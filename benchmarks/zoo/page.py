@@ -21,7 +21,8 @@ equal to the model bit by bit at full width; then the smallest sub-net and a ran
 - **Kind**, by operators: attention (products of two activations) and convolutions (over more than one position, beyond
   the layer that reads the image) make a hybrid; either alone a transformer or a CNN; neither an MLP.
 - **Form**: what runs and what sub-nets are cut from, the model's own classes or the graph of its operations.
-- **Free**: the kinds of width groups, and whether blocks can be skipped.
+- **Free**: the kinds of width groups, whether blocks can be skipped, and whether sub-nets may take smaller images
+  (about six sevenths as high are tried, in a conversion of its own).
 - **Reachable**: the share of multiply-adds in operations that some knob changes. **Smallest**: the smallest sub-net's
   share of multiply-adds and of parameters.
 - **Sub-nets**: the exact number of different ones, as a power of ten.
@@ -29,6 +30,8 @@ equal to the model bit by bit at full width; then the smallest sub-net and a ran
   torch.export, which the first one in a process makes.
 - **Right**: extracted and active sub-nets agree; multiply-adds and parameters of the whole network, of the smallest
   sub-net and of a random one are those that an independent counter finds.
+- **Exports** (`--exports`): the smallest sub-net, with statistics of its own, is written by torch.export and as ONNX
+  for any batch size, read back (in ONNX Runtime) and compared with eager mode on images of its own.
 """
 
 
@@ -120,6 +123,12 @@ AIMS = (
         _seconds,
     ),
     Aim("right", converted, lambda f: not f["wrong"], lambda f: short("; ".join(f["wrong"]))),
+    Aim(
+        "torch.export and ONNX of the smallest sub-net",
+        lambda f: f.get("exports") is not None,
+        lambda f: f["exports"]["status"] == "exported",
+        lambda f: short("; ".join(f["exports"]["wrong"]) or f["exports"]["reason"]),
+    ),
 )
 
 
@@ -178,13 +187,13 @@ def _summary(results: Sequence[Found]) -> Iterator[str]:
 
 def _table(source: str, results: Sequence[Found]) -> list[str]:
     heads = ["network", *(["family"] if source == "timm" else []), "kind", "GMACs", "form", "free"]
-    heads += ["reachable", "smallest", "sub-nets", "seconds", "right"]
+    heads += ["reachable", "smallest", "sub-nets", "seconds", "right", "exports"]
     lines = [f"## {source}", "", _line(*heads), "|" + "---|" * len(heads)]
     for found in results:
         entry = found["name"].partition(":")[2]
         first = [entry, *([family_of(found["name"])] if source == "timm" else [])]
         if not converted(found):
-            lines.append(_line(*first, *([""] * (len(heads) - len(first) - 1)), found["status"]))
+            lines.append(_line(*first, *([""] * (len(heads) - len(first) - 2)), found["status"], ""))
             continue
         smallest = f"{100 * found['smallest_macs_share']:.1f} / {100 * found['smallest_params_share']:.1f} %"
         free = ", ".join(freedom.removesuffix(" width") for freedom in found["freedoms"])
@@ -200,9 +209,19 @@ def _table(source: str, results: Sequence[Found]) -> list[str]:
                 f"10^{found['subnets_log10']:.1f}",
                 f"{found['cpu_s']:.1f}",
                 "**no**" if found["wrong"] else "yes",
+                _exported(found),
             )
         )
     return [*lines, ""]
+
+
+def _exported(found: Found) -> str:
+    """Both formats, those that work, or nothing where that is not known."""
+    known = found.get("exports")
+    if known is None:
+        return ""
+    works = [name for name, made in known.get("formats", {}).items() if "reason" not in made]
+    return "yes" if known["status"] == "exported" else f"**no** ({', '.join(works) or 'none'})"
 
 
 def _line(*cells: object) -> str:

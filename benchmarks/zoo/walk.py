@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.zoo.exports import look_at_exports
 from benchmarks.zoo.look import look
 from subnet_search import ElasticSettings, make_elastic
 from subnet_search.progress import progress
@@ -30,6 +31,9 @@ from subnet_search.record.atomic import write_whole
 GIB = 2**30
 POLL_S = 0.05
 CODE = Path(__file__).parents[2] / "subnet_search" / "elastic"
+EXPORTING = CODE.parent / "exporting.py"
+
+Look = Callable[[str], dict[str, Any]]  # name of a network -> what was found; `status` and `wrong` among it
 
 
 @dataclass(frozen=True)
@@ -68,33 +72,34 @@ def walk(
     folder: Folder,
     limits: Limits,
     again: Callable[[Mapping[str, Any]], bool] = lambda known: False,
+    looking: Look | None = None,
 ) -> None:
-    """Looks at all networks of which nothing is known, or whose result is to be made again."""
+    """Looks at all networks of which nothing is known, or whose result is to be made again; `look` looks by default."""
     known = {name: found for name in names if (found := folder.result(name)) is not None}
     missing = [name for name in names if name not in known or again(known[name])]
     if not missing:
         return
     load_exporter()
-    stamp = {"code": code_version(), "date": date.today().isoformat(), **versions()}
+    stamp = {"code": code_version(looking), "date": date.today().isoformat(), **versions()}
     bar: tqdm[Any] = progress(len(names), "zoo", "network", done=len(names) - len(missing))
     with bar:
         for name in missing:
             bar.set_postfix_str(name)
-            found = {"name": name, **one(name, limits), **stamp}
+            found = {"name": name, **one(name, limits, looking), **stamp}
             folder.write(name, found)
             bar.update()
             told = [found["status"], *([found["reason"]] if "reason" in found else []), *found["wrong"]]
             bar.write(f"{name}: {'; '.join(told)}"[:300], file=sys.stderr)
 
 
-def one(name: str, limits: Limits) -> dict[str, Any]:
+def one(name: str, limits: Limits, looking: Look | None = None) -> dict[str, Any]:
     """Looks at a network in a forked process, whose end and greatest memory are watched."""
     read, write = os.pipe()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        _run_child(name, limits, write)
+        _run_child(name, limits, looking or look, write)
     os.close(write)
     too_large = False
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
@@ -116,7 +121,7 @@ def one(name: str, limits: Limits) -> dict[str, Any]:
     return {"status": "stopped", "reason": reason, "wrong": []}
 
 
-def _run_child(name: str, limits: Limits, write: int) -> None:
+def _run_child(name: str, limits: Limits, looking: Look, write: int) -> None:
     """The forked process; never returns."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -124,7 +129,7 @@ def _run_child(name: str, limits: Limits, write: int) -> None:
         _go_first_when_memory_is_short()
         warnings.simplefilter("ignore")
         try:
-            found = look(name)
+            found = looking(name)
         except Exception as error:  # anything can come, and each is a finding
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
@@ -158,9 +163,9 @@ def load_exporter() -> None:
     make_elastic(tiny, torch.zeros(1, 3, 8, 8), ElasticSettings(form="graph"))
 
 
-def code_version() -> str:
-    """Eight digits that change when conversion does."""
-    files = sorted(CODE.rglob("*.py"))
+def code_version(looking: Look | None = None) -> str:
+    """Eight digits that change when conversion does, and where exports are looked at, when they do."""
+    files = [*sorted(CODE.rglob("*.py")), *([EXPORTING] if looking is look_at_exports else [])]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 

@@ -21,8 +21,8 @@ def ladders(
 ) -> dict[str, tuple[int, ...]]:
     """The widths that a path may take in every layer, from the largest down; blocks are kept or skipped.
 
-    Rungs are choices of their knob. Knobs that are neither widths nor depths have no ladder: a path leaves them
-    at their largest.
+    Rungs are choices of their knob; all choices of the resolution are. Knobs of other kinds have no ladder: a path
+    leaves them at their largest.
 
     Args:
         space: the knobs and their choices.
@@ -81,8 +81,9 @@ def _widths(space: SearchSpace) -> list[Knob]:
 
 
 def _spread(space: SearchSpace, widths: Ladders) -> dict[str, tuple[int, ...]]:
-    """With the ladders of depth knobs, in knob order."""
-    found = {knob.name: widths.get(knob.name, (1, 0) if knob.kind == "depth" else ()) for knob in space.knobs}
+    """With the ladders of depth knobs and of the resolution, in knob order."""
+    by_choice = {k.name: k.choices[::-1] for k in space.knobs if k.kind in ("depth", "resolution")}
+    found = {knob.name: widths.get(knob.name, by_choice.get(knob.name, ())) for knob in space.knobs}
     return {name: rungs for name, rungs in found.items() if rungs}
 
 

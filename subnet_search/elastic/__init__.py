@@ -1,6 +1,7 @@
 """From a plain network to a supernet, and from the supernet back to plain networks."""
 
 from subnet_search.elastic.convert import make_elastic
+from subnet_search.elastic.custom import Passes, register_rule
 from subnet_search.elastic.extraction import ExtractionError, apply_plan, extract, layer_plan
 from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.knobs import EmptySpaceError
@@ -10,6 +11,7 @@ from subnet_search.elastic.supernet import Ranking, Supernet
 __all__ = [
     "EmptySpaceError",
     "ExtractionError",
+    "Passes",
     "Ranking",
     "Statistics",
     "Supernet",
@@ -20,5 +22,6 @@ __all__ = [
     "load_statistics",
     "make_elastic",
     "recalibrate",
+    "register_rule",
     "save_statistics",
 ]

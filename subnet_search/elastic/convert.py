@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, nearest_names
-from subnet_search.elastic.coverage import NOT_CALLED, describe
-from subnet_search.elastic.flow import Flow, matches
+from search_spaces import InvalidInput, SubnetConfig, nearest_names
+from subnet_search.elastic.compiled import compiled, grouped
+from subnet_search.elastic.coverage import INPUT, NOT_CALLED
+from subnet_search.elastic.detour import Detour
+from subnet_search.elastic.flow import matches
 from subnet_search.elastic.graph import (
     Example,
     Traced,
@@ -21,24 +21,24 @@ from subnet_search.elastic.graph import (
     call_arguments,
     trace,
 )
-from subnet_search.elastic.groups import Grouping, compile_groups
-from subnet_search.elastic.knobs import EmptySpaceError, rules_of, span_space, tie_groups, width_choices
+from subnet_search.elastic.knobs import EmptySpaceError
 from subnet_search.elastic.layers import (
     ElasticBatchNorm,
     make_exactly_elastic,
     make_layer_elastic,
     make_skippable,
 )
-from subnet_search.elastic.operations.exported import lifted_kind, read_exported
+from subnet_search.elastic.operations.exact_layers import lifted_kind
+from subnet_search.elastic.operations.exported import read_exported
 from subnet_search.elastic.operations.follow import follow_exported
 from subnet_search.elastic.operations.graph_form import GraphForm, argument_names, in_order, run_graph
-from subnet_search.elastic.operations.label_flow import LabelFlow
 from subnet_search.elastic.operations.program import Layer
 from subnet_search.elastic.operations.shuffles import fuse_shuffles
 from subnet_search.elastic.operations.writing import write_program
-from subnet_search.elastic.pricing import Pricing
-from subnet_search.elastic.residual import skippable_blocks
-from subnet_search.elastic.rules import follow
+from subnet_search.elastic.registered_layers import make_passing
+from subnet_search.elastic.residual import handed_on
+from subnet_search.elastic.resolutions import Graph, Look, with_own_constants
+from subnet_search.elastic.rules import follow, with_rules
 from subnet_search.elastic.states import check_sized
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.elastic.trial import unshrinkable
@@ -102,14 +102,20 @@ def _graph_if_possible(model: nn.Module, example: Example, settings: ElasticSett
 
 
 def _reach(supernet: Supernet) -> float:
-    """How much of the multiply-adds the smallest sub-net does without; a tenth of a percent is no difference."""
-    coverage = supernet.coverage
-    return round(1 - coverage["smallest"]["macs"] / max(coverage["largest"]["macs"], 1), 3)
+    """How much of the multiply-adds the smallest sub-net does without, and the narrowest with all blocks, added.
+
+    Where blocks are skipped, it does not show what in them is elastic. A tenth of a percent is no difference.
+    """
+    space = supernet.space
+    narrowest = {k.name: k.smallest if k.kind == "width" else k.choices[-1] for k in space.knobs}
+    rows = space.encode([space.largest(), space.smallest(), SubnetConfig(narrowest)])
+    largest, *ends = supernet.costs.macs(rows).tolist()
+    return round(sum(1 - macs / max(largest, 1) for macs in ends), 3)
 
 
 def _left_whole(supernet: Supernet) -> bool:
     """Whether something stayed whole that the settings do not name and that could be narrower."""
-    reasons = [entry["reason"] for entry in supernet.coverage["fixed"]]
+    reasons = [entry["reason"] for entry in supernet.coverage["fixed"] if entry["path"] != INPUT]
     if any(reason.startswith(NOT_CALLED) for reason in reasons):
         return False  # the graph is that of evaluation: heads that only training calls would be lost
     return any(not reason.startswith(_AS_IT_SHOULD) for reason in reasons)
@@ -136,7 +142,8 @@ def _sound(
     while True:
         supernet, traced = begun or convert(model, example, settings, excluded)
         begun = None
-        broken = unshrinkable(supernet, model, also_training=bool(traced.uncalled) and convert is _by_layers)
+        also_training = bool(traced.uncalled) and convert is _by_layers
+        broken = unshrinkable(supernet, model, also_training, with_rules(traced))
         if not broken:
             return supernet
         if not broken.keys() - excluded.keys():
@@ -151,23 +158,25 @@ def _by_layers(
     model: nn.Module, example: Example, settings: ElasticSettings, excluded: Mapping[str, str]
 ) -> tuple[Supernet, Traced]:
     """The user's own forward, with its layers exchanged."""
-    traced = trace(model, example)
-    flow = follow(traced, settings.include, settings.exclude)
-    for path, reason in excluded.items():
-        if path in flow.writes:
-            flow.channels.freeze(flow.writes[path], reason)
+
+    def look(given: Example) -> Look:
+        flow = follow(trace(model, given), settings.include, settings.exclude)
+        for path, reason in excluded.items():
+            if path in flow.writes:
+                flow.channels.freeze(flow.writes[path], reason)
+        return Look(*grouped(flow, settings, excluded))
+
+    found = compiled(model, example, settings, excluded, look)
     elastic = copy.deepcopy(model)
-    found = _compiled(flow, model, settings, excluded)
     for path, module in elastic.named_modules():
-        if path in found.grouping.sites or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if path in found.whole.grouping.sites:
             make_layer_elastic(module)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, ElasticBatchNorm):
-            raise UntraceableModelError(
-                f"{path} is a {type(module).__name__}, whose statistics cannot be set for each sub-net; "
-                f"use torch's BatchNorm1d, 2d or 3d there, or a sub-class that inherits their forward"
-            )
-    for block in found.blocks:
-        make_skippable(elastic.get_submodule(block))
+        make_passing(module)
+    _make_norms_elastic(elastic)
+    traced = found.whole.grouping.flow.traced
+    for block, handed in handed_on(traced, found.whole.blocks).items():
+        detour = Detour(handed.places, handed.packed) if handed.places else None
+        make_skippable(elastic.get_submodule(block), detour)
     return found.supernet(elastic, example), traced
 
 
@@ -176,66 +185,55 @@ def _by_graph(
 ) -> tuple[Supernet, Traced]:
     """The exported graph in place of the forward."""
     example = in_order(model, example)
-    traced = fuse_shuffles(read_exported(model, example))
-    flow = follow_exported(traced, settings.include, (*settings.exclude, *excluded))
-    found = _compiled(flow, model, settings, excluded)
-    program = write_program(traced, flow, found.grouping, found.blocks)
+
+    def look(given: Example) -> Look:
+        traced = fuse_shuffles(read_exported(model, given))
+        if isinstance(given, Tensor) and given is not example:
+            traced = with_own_constants(traced, f"_at_{given.shape[-2]}")
+        flow = follow_exported(traced, settings.include, (*settings.exclude, *excluded))
+        grouping, blocks = grouped(flow, settings, excluded)
+        program = write_program(traced, flow, grouping, blocks)
+        return Look(grouping, blocks, Graph(program, traced.constants, flow.weights))
+
+    found = compiled(model, example, settings, excluded, look)
+    looks = (found.whole, *found.resolutions.looks.values())
+    graphs = [one.graph for one in looks if one.graph]
     elastic = copy.deepcopy(model)
-    for path in dict.fromkeys(part.path for part in program.parts[Layer]):
+    parts = frozenset[str]().union(*(one.grouping.flow.traced.parts for one in looks))
+    for path in dict.fromkeys(part.path for graph in graphs for part in graph.program.parts[Layer]):
         layer = elastic.get_submodule(path)
         kind = lifted_kind(layer)
-        assert kind is not None
-        make_exactly_elastic(layer, kind)
-    for name, tensor in traced.constants.items():
+        if path in parts:
+            make_passing(layer)
+            _make_norms_elastic(layer)
+        else:
+            assert kind is not None
+            make_exactly_elastic(layer, kind)
+    for name, tensor in (item for graph in graphs for item in graph.constants.items()):
         elastic.register_buffer(name, tensor, persistent=False)
     keywords, inputs = argument_names(model, example), tree_leaves(call_arguments(example))
     fixed = {i: value for i, value in enumerate(inputs) if not isinstance(value, Tensor)}
-    form = GraphForm(program, found.grouping.parameters, flow.weights, keywords, fixed, found.blocks)
-    run_graph(elastic, form)
-    return found.supernet(elastic, example), traced
+
+    parameters, blocks = found.whole.grouping.parameters, found.whole.blocks
+    whole, *lower = [
+        GraphForm(graph.program, parameters, graph.weights, keywords, fixed, blocks, parts)
+        for graph in graphs
+    ]
+    run_graph(elastic, whole)
+    forms = dict(zip(found.resolutions.looks, lower, strict=True))
+    return found.supernet(elastic, example, forms), found.whole.grouping.flow.traced
 
 
-@dataclass(frozen=True)
-class _Compiled:
-    """What both ways of conversion share once channels have been followed."""
-
-    grouping: Grouping
-    knob_of: Mapping[str, str]
-    blocks: tuple[str, ...]
-    space: SearchSpace
-    costs: CostTable
-    coverage: dict[str, Any]
-
-    def supernet(self, elastic: nn.Module, example: Example) -> Supernet:
-        return Supernet(
-            elastic,
-            space=self.space,
-            costs=self.costs,
-            groups=self.grouping.groups,
-            knob_of=self.knob_of,
-            sites=self.grouping.sites,
-            blocks=self.blocks,
-            coverage=self.coverage,
-            example=example,
-        )
-
-
-def _compiled(
-    flow: Flow | LabelFlow, model: nn.Module, settings: ElasticSettings, excluded: Mapping[str, str]
-) -> _Compiled:
-    grouping = compile_groups(flow, lambda units, per, writers: width_choices(units, per, settings, writers))
-    kept_whole = (*settings.exclude, *excluded)
-    blocks = skippable_blocks(flow.traced, kept_whole) if settings.depth else ()
-    knob_of = tie_groups(grouping.groups, settings.tie)
-    space = span_space(grouping, knob_of, blocks, model)
-    pricing = Pricing(grouping, knob_of, blocks)
-    costs = pricing.table(space)
-    coverage = describe(pricing, space, costs)
-    for entry in coverage["groups"]:
-        entry["rules"] = rules_of(settings, entry["writers"])
-    listed = {entry["path"] for entry in coverage["fixed"]}
-    coverage["fixed"] += [{"path": p, "reason": r} for p, r in excluded.items() if p not in listed]
-    return _Compiled(grouping, knob_of, blocks, space, costs, coverage)
+def _make_norms_elastic(model: nn.Module) -> None:
+    """Every batch norm can be given the statistics of a sub-net, also one in a part that stays whole."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            make_layer_elastic(module)
+            if not isinstance(module, ElasticBatchNorm):
+                raise UntraceableModelError(
+                    f"{path} is a {type(module).__name__}, whose statistics cannot be set for each sub-net; "
+                    f"use torch's BatchNorm1d, 2d or 3d there, or a sub-class that inherits their forward"
+                )
 
 
 def _check_patterns(model: nn.Module, settings: ElasticSettings) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 from torch import nn
 
 from search_spaces import CostTable, SearchSpace
+from subnet_search.elastic.custom import rule_for
 from subnet_search.elastic.freedoms import freedoms
-from subnet_search.elastic.graph import Traced
+from subnet_search.elastic.graph import Traced, enclosing
 from subnet_search.elastic.operations.exported import Exported
 from subnet_search.elastic.pricing import Pricing
 
 NOT_CALLED = "not called in evaluation mode"
+INPUT = "input"  # stands for a path where a size of images is not possible
 
 
 def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str, Any]:
@@ -24,11 +26,13 @@ def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str
 
     Returns:
         `groups` (each with its `freedom`), `blocks`, `fixed` (path and reason), `reachable_macs_share` (of the
-        multiply-adds, how many belong to operations that some knob changes), `smallest` and `largest` (macs,
-        params), `subnets`, the exact number of sub-nets, `freedoms`, the kinds of groups with "depth" where blocks
-        can be skipped, `form`, what runs ("own classes" or "graph"), and `training`, what of the model's own
-        training that leaves out.
+        multiply-adds, how many belong to operations that some width or depth changes), `smallest` and `largest` (macs,
+        params), `resolution` (heights of images to choose from, in pixels), `subnets`, the exact number of sub-nets,
+        `freedoms`, the kinds of groups with "depth" where blocks can be skipped and "resolution" where images can be
+        smaller, `form`, what runs ("own classes" or "graph"), and `training`, what of the model's own training that
+        leaves out.
     """
+    heights = next((knob.choices for knob in space.knobs if knob.kind == "resolution"), ())
     knob_of = pricing.knob_of
     elastic_macs = total_macs = 0
     for terms in pricing.node_macs().values():
@@ -56,8 +60,15 @@ def describe(pricing: Pricing, space: SearchSpace, costs: CostTable) -> dict[str
         "reachable_macs_share": elastic_macs / total_macs if total_macs else 0.0,
         "smallest": {"macs": macs[0], "params": params[0]},
         "largest": {"macs": macs[1], "params": params[1]},
+        "resolution": list(heights),
         "subnets": space.size,
-        "freedoms": sorted({*kinds.values(), *(["depth"] if pricing.blocks else [])}),
+        "freedoms": sorted(
+            {
+                *kinds.values(),
+                *(["depth"] if pricing.blocks else []),
+                *(["resolution"] if heights else []),
+            }
+        ),
         "form": "graph" if isinstance(traced, Exported) else "own classes",
         "training": _training(traced),
     }
@@ -73,6 +84,8 @@ def _training(traced: Traced) -> str:
     seen = {path for node in traced.graph.nodes for path in node.meta["scope"]}
     lost: Counter[str] = Counter()
     for path, module in traced.model.named_modules():
+        if not traced.parts.isdisjoint(enclosing(path)):
+            continue  # what is called as it is trains as it is
         chances = [getattr(module, name, 0) for name in ("p", "drop_prob")]
         if isinstance(module, nn.MultiheadAttention) and module.dropout > 0:
             lost["the dropout inside of MultiheadAttention"] += 1
@@ -98,7 +111,7 @@ def fixed_reasons(pricing: Pricing) -> dict[str, str]:
     for node in flow.traced.graph.nodes:
         if node.op == "call_module" and str(node.target) not in flow.writes.keys() | flow.reads.keys():
             layer = flow.module(node)
-            if any(True for _ in layer.parameters()):
+            if any(True for _ in layer.parameters()) and rule_for(layer) is None:
                 reasons.setdefault(str(node.target), f"no rule for {type(layer).__name__}")
     return reasons
 

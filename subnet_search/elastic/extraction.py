@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
+from subnet_search.elastic.detour import Detour
 from subnet_search.elastic.graph import Example, call_arguments, enclosing, home_paths
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.layers import ElasticLayer, kept_part, make_plain
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.operations.source import build_from_source, graph_source
 from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.registered_layers import SHAPES, PassingModule, passing_sizes
 from subnet_search.elastic.states import assign_state
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet, active_part
@@ -43,7 +46,8 @@ def extract(
 
     Returns:
         The network, in the supernet's mode (train or eval). Its `calibrated` says whether its batch-norm
-        statistics are its own: with `statistics`, for the largest net, and without batch norm.
+        statistics are its own: with `statistics`, for the largest net, and without batch norm. Where sub-nets take
+        images of several sizes, its `input_px` is height and width of those that it takes; it resizes none.
 
     Raises:
         ExtractionError: its output differs from the active sub-net's.
@@ -85,7 +89,7 @@ def difference_on(
         net.eval()
         with supernet.subnet(config, statistics):
             wanted = supernet(*args, **kwargs)
-        args, kwargs = call_arguments(example)
+        args, kwargs = as_taken(net, call_arguments(example))
         got = net(*args, **kwargs)
     finally:
         for module, training in modes:
@@ -116,13 +120,19 @@ def cut_out(supernet: Supernet, config: SubnetConfig, statistics: Statistics | N
     assign_state(net, state)
     largest = config == supernet.space.largest()
     net.calibrated = statistics is not None or largest or not supernet.uses_batch_norm  # type: ignore[assignment]
+    if (size_px := supernet.size_px(config)) is not None:
+        net.input_px = size_px  # type: ignore[assignment]
     return net
 
 
 def _from_graph(supernet: Supernet, config: SubnetConfig) -> tuple[nn.Module, dict[str, Tensor]]:
     """A sub-net of the graph form, as a module of torch operators with tensors of its own."""
-    source, tensors = graph_source(supernet, config)
-    net = build_from_source(source, f"<sub-net {config.key}>")
+    source, tensors, sizes = graph_source(supernet, config)
+    parts = {path: _plain_skeleton(supernet.model.get_submodule(path)) for path in sizes}
+    for path, part in parts.items():
+        if sizes[path]:
+            resize(part, sizes[path])
+    net = build_from_source(source, f"<sub-net {config.key}>", parts)
     own = net.state_dict(keep_vars=True)
     trained = dict(supernet.model.named_parameters(remove_duplicate=False))
     state: dict[str, Tensor] = {}
@@ -139,21 +149,37 @@ def layer_plan(supernet: Supernet, config: SubnetConfig) -> dict[str, Any]:
 
     Returns:
         `{"layers": {path: {attribute: size}}, "skipped": [path, ...]}` with the layers that differ from the
-        full net.
+        full net, and `"detours"` of those skipped blocks that have several arguments or answers. A module with a rule
+        of the user's has `shapes`, too, of the tensors that follow its channels, by name.
     """
     config = supernet.space.canonical(config)
     skipped = [block for block in supernet.blocks if config[block] == 0]
     units = supernet.units_of(config)
-    layers: dict[str, dict[str, int]] = {}
+    kept = _kept_names(supernet.model, skipped)
+    layers: dict[str, dict[str, Any]] = {}
     for path in supernet.sites:
-        if any(path.startswith(f"{block}.") for block in skipped):
+        if path not in kept:
             continue
         layer = supernet.model.get_submodule(path)
-        sizes = _sizes(layer, supernet, path, units)
-        changed = {name: size for name, size in sizes.items() if getattr(layer, name) != size}
+        if isinstance(layer, PassingModule):
+            changed = passing_sizes(layer, active_part(layer, supernet.sites[path], units).num_inputs)
+        else:
+            sizes = _sizes(layer, supernet, path, units)
+            changed = {name: size for name, size in sizes.items() if getattr(layer, name) != size}
         if changed:
-            layers[path] = changed
-    return {"layers": layers, "skipped": skipped}
+            layers[kept[path]] = changed
+    blocks: dict[str, Any] = {block: supernet.model.get_submodule(block) for block in skipped}
+    detours = {path: block.detour.to_json() for path, block in blocks.items() if block.detour is not None}
+    return {"layers": layers, "skipped": skipped, **({"detours": detours} if detours else {})}
+
+
+def _kept_names(model: nn.Module, skipped: Sequence[str]) -> dict[str, str]:
+    """For the first path of every module that is not gone with skipped blocks, the first path that is left of it."""
+    homes, names = home_paths(model), dict[str, str]()
+    for path, home in homes.items():
+        if not any(homes[around] in skipped for around in enclosing(path) if around):
+            names.setdefault(home, path)
+    return names
 
 
 def _sizes(layer: Any, supernet: Supernet, path: str, units: Mapping[str, int]) -> dict[str, int]:
@@ -180,13 +206,14 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     """
     try:
         homes = home_paths(model)
+        detours = {path: Detour.from_json(told).module() for path, told in plan.get("detours", {}).items()}
         skipped = {block: model.get_submodule(block) for block in plan["skipped"]}
         for path, home in homes.items():
             if home in skipped:
                 parent, _, name = path.rpartition(".")
-                setattr(model.get_submodule(parent), name, nn.Identity())
+                setattr(model.get_submodule(parent), name, detours.get(home) or nn.Identity())
         for path, sizes in plan["layers"].items():
-            _resize(model.get_submodule(path), sizes)
+            resize(model.get_submodule(path), sizes)
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise InvalidInput(
             f"the description of the sub-net does not fit {type(model).__name__}: {error}; "
@@ -195,15 +222,20 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _resize(layer: Any, sizes: Mapping[str, int]) -> None:
+def resize(layer: Any, sizes: Mapping[str, Any]) -> None:
+    """Gives a layer other sizes; the tensors that these change then wait for weights."""
+    shapes = sizes.get(SHAPES)
     for name, size in sizes.items():
+        if name == SHAPES:
+            continue
         if not isinstance(getattr(layer, name), int):
             raise TypeError(f"{name} of {type(layer).__name__} is no size")
         setattr(layer, name, size)
     for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-        if tensor.ndim == 0:
+        if tensor.ndim == 0 or (shapes is not None and name not in shapes):
             continue
-        empty = torch.empty(_shape(layer, name, tensor), dtype=tensor.dtype, device="meta")
+        shape = _shape(layer, name, tensor) if shapes is None else shapes[name]
+        empty = torch.empty(shape, dtype=tensor.dtype, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)
         setattr(layer, name, nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty)
 

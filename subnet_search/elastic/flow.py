@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -85,6 +85,17 @@ class Flow:
         for node in nodes:
             if node in self.layouts:
                 self.channels.freeze(self.layouts[node].ids, reason)
+
+
+def freeze_by_settings(
+    channels: Channels, writes: Mapping[str, np.ndarray], include: Sequence[str], exclude: Sequence[str]
+) -> None:
+    """Keeps the output of the layers that `exclude` names, and where `include` is given, of those it does not name."""
+    for path, ids in writes.items():
+        if matches(path, exclude):
+            channels.freeze(ids, "excluded by the settings")
+        elif include and not matches(path, include):
+            channels.freeze(ids, "not among the paths to include")
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:

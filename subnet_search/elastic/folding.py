@@ -67,7 +67,9 @@ def _calls_of_trace(model: nn.Module) -> list[_Call]:
 def _calls_of_program(model: RunsGraph) -> list[_Call]:
     program = model.graph_form.program
     uses = Counter(name for statement in program.statements for name in statement.uses)
-    uses.update((*program.answer_uses, *(bypass.given for bypass in program.bypasses.values())))
+    uses.update(
+        (*program.answer_uses, *(name for bypass in program.bypasses.values() for name in bypass.given))
+    )
     calls, made = [], dict[str, str]()  # by variable the layer that made it
     for statement in program.statements:
         for layer in (part for part in statement.parts if isinstance(part, Layer)):

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from search_spaces import InvalidInput, Knob, SearchSpace
+from search_spaces import RESOLUTION_KNOB, InvalidInput, Knob, SearchSpace
 from subnet_search.elastic.flow import Flow, matches
 from subnet_search.elastic.groups import Group, Grouping
 from subnet_search.elastic.operations.label_flow import LabelFlow
@@ -93,15 +93,27 @@ def tie_groups(groups: Mapping[str, Group], ties: Sequence[Sequence[str]]) -> di
 
 
 def span_space(
-    grouping: Grouping, knob_of: Mapping[str, str], blocks: tuple[str, ...], model: nn.Module
+    grouping: Grouping,
+    knob_of: Mapping[str, str],
+    blocks: tuple[str, ...],
+    model: nn.Module,
+    heights: tuple[int, ...] = (),
 ) -> SearchSpace:
     """The space of all widths and depths; a knob is inactive while every place where it acts is skipped.
 
+    Args:
+        grouping: the width groups.
+        knob_of: the knob of each.
+        blocks: that may be skipped.
+        model: for messages.
+        heights: of images, in pixels, ascending; the first knob where there is a choice.
+
     Raises:
         EmptySpaceError: there is no knob.
-        InvalidInput: a width group and a block have one name.
+        InvalidInput: two of them have one name.
     """
-    knobs = [
+    knobs = [Knob(RESOLUTION_KNOB, heights, "resolution")] if heights else []
+    knobs += [
         Knob(name, group.choices, "width") for name, group in grouping.groups.items() if knob_of[name] == name
     ]
     knobs += [Knob(block, (0, 1), "depth") for block in blocks]
@@ -114,7 +126,10 @@ def span_space(
         )
     clash = {name for name in names if names.count(name) > 1}
     if clash:
-        raise InvalidInput(f"a width group and a block share the name {sorted(clash)}; rename the module")
+        raise InvalidInput(
+            f"width groups, blocks and the resolution need different names, but share {sorted(clash)}; rename the "
+            "module"
+        )
     inactive: dict[str, set[tuple[str, ...]] | None] = defaultdict(set)
     for group, knob in knob_of.items():
         for path in (*grouping.groups[group].writers, *grouping.groups[group].readers):

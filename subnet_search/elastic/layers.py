@@ -6,14 +6,15 @@ says what the sub-net at hand keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.errors import SubnetSearchError
+from subnet_search.elastic.detour import Detour
 from subnet_search.elastic.graph import plain_kind
 from subnet_search.elastic.groups import Kept
 from subnet_search.elastic.padding import PaddedShortcut
@@ -43,7 +44,8 @@ def take(tensor: Tensor, axis: int, kept: Kept) -> Tensor:
     return tensor.index_select(axis, kept.to(tensor.device))
 
 
-def _expect(layer: nn.Module, width: int, promised: int) -> None:
+def expect(layer: nn.Module, width: int, promised: int) -> None:
+    """Raises `WrongCouplingError` if another number of channels came in than the active sub-net promises."""
     if width != promised:
         raise WrongCouplingError(
             f"{type(layer).__name__} received {width} channels where the active sub-net promises {promised}: the "
@@ -57,7 +59,7 @@ class Exchanged:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         exchange = make_skippable if isinstance(self, SkippableBlock) else make_layer_elastic
-        return _blank, (_PLAIN[type(self)], exchange), self.__getstate__()  # type: ignore[index]
+        return _blank, (PLAIN[type(self)], exchange), self.__getstate__()  # type: ignore[index]
 
 
 def _blank(kind: type[nn.Module], exchange: Callable[[nn.Module], None]) -> nn.Module:
@@ -70,6 +72,7 @@ class ElasticLayer(Exchanged):
     """What all exchanged leaf modules share."""
 
     active: Active | None = None
+    followed: ClassVar[Mapping[str, int] | None] = None  # axes of channels, by a user's rule
 
 
 class ElasticConv(ElasticLayer):
@@ -82,7 +85,7 @@ class ElasticConv(ElasticLayer):
         """`[B, C, ...]` with C sliced."""
         active = self.active
         if active is not None:
-            _expect(self, x.shape[1], active.num_inputs)
+            expect(self, x.shape[1], active.num_inputs)
         if self.folded is not None:
             weight, bias, groups = self.folded
         elif active is None:
@@ -109,6 +112,9 @@ def kept_part(layer: Any, name: str, tensor: Tensor, part: Active) -> Tensor:
     """The kept part of a layer's parameter or buffer."""
     if isinstance(layer, PaddedShortcut):
         return tensor if part.sources is None else part.sources
+    followed = getattr(layer, "followed", None)
+    if followed is not None:
+        return take(tensor, followed[name], part.inputs) if name in followed else tensor
     if hasattr(layer, "num_features") or isinstance(layer, nn.LayerNorm | nn.GroupNorm):
         return take(tensor, 0, part.inputs)
     tensor = take(tensor, 0, part.outputs)
@@ -143,7 +149,7 @@ class ElasticLinear(ElasticLayer, nn.Linear):
         active = self.active
         if active is None:
             return super().forward(x)
-        _expect(self, x.shape[-1], active.num_inputs)
+        expect(self, x.shape[-1], active.num_inputs)
         weight = take(take(self.weight, 0, active.outputs), 1, active.inputs)
         return F.linear(x, weight, None if self.bias is None else take(self.bias, 0, active.outputs))
 
@@ -173,7 +179,7 @@ class ElasticBatchNorm(ElasticLayer):
     def forward(self: Any, x: Tensor) -> Tensor:
         """`[B, C, ...]` with C sliced."""
         kept = None if self.active is None else self.active.inputs
-        _expect(self, x.shape[1], self.num_features if self.active is None else self.active.num_inputs)
+        expect(self, x.shape[1], self.num_features if self.active is None else self.active.num_inputs)
         if self.folded:
             return x
         if self.training and self.updates_running and self.collected is None:
@@ -214,7 +220,7 @@ class ElasticLayerNorm(ElasticLayer, nn.LayerNorm):
         active = self.active
         if active is None:
             return super().forward(x)
-        _expect(self, x.shape[-1], active.num_inputs)
+        expect(self, x.shape[-1], active.num_inputs)
         weight = None if self.weight is None else take(self.weight, 0, active.inputs)
         bias = None if self.bias is None else take(self.bias, 0, active.inputs)
         return F.layer_norm(x, (active.num_inputs,), weight, bias, self.eps)
@@ -228,7 +234,7 @@ class ElasticGroupNorm(ElasticLayer, nn.GroupNorm):
         active = self.active
         if active is None:
             return super().forward(x)
-        _expect(self, x.shape[1], active.num_inputs)
+        expect(self, x.shape[1], active.num_inputs)
         weight = None if self.weight is None else take(self.weight, 0, active.inputs)
         bias = None if self.bias is None else take(self.bias, 0, active.inputs)
         return F.group_norm(x, kept_norm_groups(self, active.num_inputs), weight, bias, self.eps)
@@ -246,7 +252,7 @@ class ElasticPaddedShortcut(ElasticLayer, PaddedShortcut):
         """Zeros stand where a kept output channel has no source among the kept input channels."""
         if self.active is None or self.active.sources is None:
             return super().forward(x)
-        _expect(self, x.shape[1], self.active.num_inputs)
+        expect(self, x.shape[1], self.active.num_inputs)
         return self.gather(x, self.active.sources.to(x.device))
 
 
@@ -254,13 +260,16 @@ class SkippableBlock(Exchanged):
     """A residual block that passes its input on while `skipped` is set."""
 
     skipped = False
+    detour: Detour | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The block's own forward, or its one input."""
-        if self.skipped:
-            (value,) = (*args, *kwargs.values())
-            return value
-        return super().forward(*args, **kwargs)  # type: ignore[misc]
+        """The block's own forward; skipped what its detour answers, or without one the only argument."""
+        if not self.skipped:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        if self.detour is not None:
+            return self.detour.answer(args, kwargs)
+        (value,) = args
+        return value
 
 
 ELASTIC: dict[type[nn.Module], type[nn.Module]] = {
@@ -275,9 +284,18 @@ ELASTIC: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: ElasticGroupNorm,
     PaddedShortcut: ElasticPaddedShortcut,
 }
-_PLAIN: dict[type[nn.Module], type[nn.Module]] = {elastic: plain for plain, elastic in ELASTIC.items()}
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {elastic: plain for plain, elastic in ELASTIC.items()}
 _SKIPPABLE: dict[type[nn.Module], type[nn.Module]] = {}
-_OWN = ("active", "skipped", "updates_running", "statistics", "collected", "batches_collected", "folded")
+_OWN = (
+    "active",
+    "skipped",
+    "detour",
+    "updates_running",
+    "statistics",
+    "collected",
+    "batches_collected",
+    "folded",
+)
 
 
 def make_layer_elastic(layer: nn.Module) -> None:
@@ -287,7 +305,7 @@ def make_layer_elastic(layer: nn.Module) -> None:
         return
     if kind not in ELASTIC:
         ELASTIC[kind] = type(f"Elastic{kind.__name__}", (ELASTIC[base], kind), {})
-        _PLAIN[ELASTIC[kind]] = kind
+        PLAIN[ELASTIC[kind]] = kind
     layer.__class__ = ELASTIC[kind]
 
 
@@ -296,19 +314,20 @@ def make_exactly_elastic(layer: nn.Module, kind: type[nn.Module]) -> None:
     layer.__class__ = ELASTIC[kind]
 
 
-def make_skippable(block: nn.Module) -> None:
-    """Exchanges the class of a block for a sub-class that can be skipped."""
+def make_skippable(block: Any, detour: Detour | None = None) -> None:
+    """Exchanges the class of a block for a sub-class that can be skipped; `detour` says what it then answers."""
     kind = type(block)
     if kind not in _SKIPPABLE:
         _SKIPPABLE[kind] = type(f"Skippable{kind.__name__}", (SkippableBlock, kind), {})
-        _PLAIN[_SKIPPABLE[kind]] = kind
+        PLAIN[_SKIPPABLE[kind]] = kind
     block.__class__ = _SKIPPABLE[kind]
+    block.detour = detour
 
 
 def make_plain(module: nn.Module) -> None:
     """Gives a module its own class back and forgets what was active."""
-    if type(module) in _PLAIN:
-        module.__class__ = _PLAIN[type(module)]
+    if type(module) in PLAIN:
+        module.__class__ = PLAIN[type(module)]
         for name in _OWN:
             module.__dict__.pop(name, None)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import fx, nn
 
 from search_spaces import CostTable, SearchSpace
+from subnet_search.elastic.custom import Passes, rule_for
 from subnet_search.elastic.flow import Flow
 from subnet_search.elastic.graph import enclosing, home_paths
 from subnet_search.elastic.groups import ChannelMap, Grouping
@@ -19,8 +20,9 @@ from subnet_search.elastic.operations.exported import Exported, aten
 from subnet_search.elastic.operations.label_flow import LabelFlow, arguments
 from subnet_search.elastic.operations.products import other_macs, products
 from subnet_search.elastic.padding import PaddedShortcut
-
-Terms = dict[tuple[str, ...], int]  # monomial (sorted knob names) -> coefficient
+from subnet_search.elastic.peak import HandedMemory, Live, Touch
+from subnet_search.elastic.residual import handed_on
+from subnet_search.elastic.terms import Terms, add, in_some_case, scaled, times, undominated
 
 BYTES_PER_ACTIVATION = 4  # fp32
 
@@ -73,6 +75,9 @@ class Pricing:
         if node.op == "call_function" and (product := products(node)):
             return self._of_products(product)
         site = self.grouping.sites.get(str(node.target)) if node.op == "call_module" else None
+        if site is not None and site.reads is not None and rule_for(self.flow.module(node)) is not None:
+            each, rest = divmod(node.meta["macs"], site.reads.size)
+            return None if rest else scaled(self.width(site.reads), each)
         if site is None or site.reads is None or site.writes is None:
             return self._fixed_formula(node)
         layer: Any = self.flow.module(node)
@@ -91,7 +96,8 @@ class Pricing:
 
     def _fixed_formula(self, node: fx.Node) -> Terms | None:
         """Convolutions and linear layers that the rules never reached."""
-        layer: Any = self.flow.module(node) if node.op == "call_module" else None
+        is_layer = node.op == "call_module" and str(node.target) not in self.flow.traced.opaque
+        layer: Any = self.flow.module(node) if is_layer else None
         shape = node.meta["shape"]
         if isinstance(layer, nn.Linear):
             return {(): layer.in_features * math.prod(shape)}
@@ -115,9 +121,8 @@ class Pricing:
                 guards = [self._guard(homes[p] for p in enclosing(name.rpartition(".")[0])) for name in names]
             if not guards:
                 continue  # an extracted sub-net goes without it
-            fewest = min(guards, key=len)  # it stays while one of its names or readers does
-            guard = fewest if all(set(fewest) <= set(g) for g in guards) else ()
-            terms = times(self._parameter(path, leaf, tuple(parameter.shape)), guard)
+            cases = tuple(map(frozenset, guards))  # it stays while one of its names or readers does
+            terms = in_some_case(self._parameter(path, leaf, tuple(parameter.shape)), cases)
             count.append(terms)
             weights.append(scaled(terms, parameter.element_size()))
         return add(count), add(weights)
@@ -155,6 +160,10 @@ class Pricing:
         layer: Any = self.flow.traced.model.get_submodule(path)
         if first is None or isinstance(layer, PaddedShortcut):
             return {(): math.prod(shape)}
+        if isinstance(rule := rule_for(layer), Passes):
+            if leaf not in rule.parameters:
+                return {(): math.prod(shape)}
+            return scaled(self.width(first), math.prod(shape) // shape[rule.parameters[leaf]])
         if leaf == "weight" and site.writes and site.reads and getattr(layer, "groups", 1) == 1:
             return scaled(times(self.width(site.writes), self.width(site.reads)), math.prod(shape[2:]))
         return scaled(self.width(first), math.prod(shape[1:]))
@@ -171,29 +180,37 @@ class Pricing:
 
     def peak_steps(self) -> tuple[Terms, ...]:
         """Bytes of all live tensors at every step of the execution."""
-        nodes = list(self.flow.traced.graph.nodes)
+        traced = self.flow.traced
+        nodes = list(traced.graph.nodes)
         memory = _memory(nodes, self._copies)
-        last_use = {memory[n]: i for i, node in enumerate(nodes) for n in _touched(node) if n in memory}
-        size = {owner: self._bytes(owner) for owner in set(memory.values())}
-        handed_on = [
-            _HandedOn(memory[call.output], memory[call.inputs[0]], call.path)
-            for call in self.flow.traced.calls
-            if call.path in self.blocks and call.output is not None
-        ]
+        live = self._live(nodes, memory)
         alive: list[fx.Node] = []
         steps: list[Terms] = []
         for i, node in enumerate(nodes):
             if node in memory and memory[node] is node:
                 alive.append(node)
-            scope = node.meta["scope"]
-            links = [link for link in handed_on if link.block not in scope and link.given is not link.made]
-            needed: list[Terms] = [{}]
-            for position, owner in enumerate(alive):
-                kept = _separate(owner, alive[:position], links)
-                needed = [add([terms, times(size[owner], blocks)]) for terms in needed for blocks in kept]
-            steps += [times(terms, self._guard(scope)) for terms in needed]
-            alive = [owner for owner in alive if last_use[owner] > i]
-        return tuple(_undominated(steps))
+            steps += live.bytes_at(i, alive, frozenset(self._guard(node.meta["scope"])))
+            alive = [owner for owner in alive if live.cases(owner, i + 1)]
+        return tuple(undominated(steps))
+
+    def _live(self, nodes: Sequence[fx.Node], memory: Mapping[fx.Node, fx.Node]) -> Live:
+        """What is known of the memory of all nodes; `memory` says which tensor's each one is."""
+        links = [
+            HandedMemory(memory[made], memory.get(given, given), path)
+            for path, handed in handed_on(self.flow.traced, self.blocks).items()
+            for made, given in zip(handed.outputs, handed.inputs, strict=True)
+        ]
+        sizes: dict[fx.Node, Terms] = {link.given: {} for link in links}  # of what lives in weights
+        sizes |= {owner: self._bytes(owner) for owner in set(memory.values())}
+        touches: dict[fx.Node, list[Touch]] = defaultdict(list)
+        inside: dict[str, list[int]] = defaultdict(list)
+        for i, node in enumerate(nodes):
+            guard = frozenset(self._guard(node.meta["scope"]))
+            for block in guard:
+                inside[block].append(i)
+            for owner in {memory[n]: None for n in (node, *node.all_input_nodes) if n in memory}:
+                touches[owner].append(Touch(i, guard))
+        return Live(sizes, touches, {path: (steps[0], steps[-1]) for path, steps in inside.items()}, links)
 
     def _copies(self, node: fx.Node) -> bool:
         """Whether a sub-net copies what the model only looks at: every so-manieth of its channels."""
@@ -211,69 +228,6 @@ class Pricing:
                 width = self.width(self.grouping.channel_map(elastic[axis]))
             terms = times(terms, width)
         return terms
-
-
-def add(polynomials: Iterable[Terms]) -> Terms:
-    """The sum of polynomials, without zero terms."""
-    total: Terms = {}
-    for terms in polynomials:
-        for monomial, coefficient in terms.items():
-            total[monomial] = total.get(monomial, 0) + coefficient
-    return {monomial: coefficient for monomial, coefficient in total.items() if coefficient}
-
-
-def scaled(terms: Terms, factor: int) -> Terms:
-    """The polynomial times a whole number."""
-    return {monomial: coefficient * factor for monomial, coefficient in terms.items()}
-
-
-def times(terms: Terms, other: Terms | tuple[str, ...]) -> Terms:
-    """The product of two polynomials; a tuple of knobs is a monomial."""
-    factor = {other: 1} if isinstance(other, tuple) else other
-    return add(
-        {tuple(sorted((*left, *right))): a * b} for left, a in terms.items() for right, b in factor.items()
-    )
-
-
-def _undominated(steps: Sequence[Terms]) -> list[Terms]:
-    """Leaves out steps that never need more than another one, coefficient by coefficient."""
-    kept: list[Terms] = []
-    for step in sorted(steps, key=lambda t: -sum(t.values())):
-        if not any(all(other.get(m, 0) >= c for m, c in step.items()) for other in kept):
-            kept.append(step)
-    return kept
-
-
-class _HandedOn(NamedTuple):
-    """A skipped block hands on its input: what it makes is then the memory it was given, no second tensor."""
-
-    made: fx.Node
-    given: fx.Node
-    block: str
-
-
-def _separate(owner: fx.Node, others: Sequence[fx.Node], links: Sequence[_HandedOn]) -> list[tuple[str, ...]]:
-    """When a tensor has memory of its own beside the others.
-
-    Returns:
-        Sets of blocks: it is so exactly if all blocks of some set are kept. The tensor is another one's
-        memory if every block on a way between the two is skipped.
-    """
-    ways = [frozenset(way) for other in others for way in _ways(owner, other, links)]
-    ways = [way for way in dict.fromkeys(ways) if not any(shorter < way for shorter in ways)]
-    return list(dict.fromkeys(tuple(sorted(set(chosen))) for chosen in itertools.product(*map(sorted, ways))))
-
-
-def _ways(start: fx.Node, goal: fx.Node, links: Sequence[_HandedOn]) -> Iterator[tuple[str, ...]]:
-    """The blocks along every way from one tensor to another."""
-    for link in links:
-        if start in (link.made, link.given):
-            there = link.given if start is link.made else link.made
-            if there is goal:
-                yield (link.block,)
-            else:
-                for way in _ways(there, goal, [other for other in links if other is not link]):
-                    yield (link.block, *way)
 
 
 def _memory(nodes: Sequence[fx.Node], copies: Callable[[fx.Node], bool]) -> dict[fx.Node, fx.Node]:
@@ -295,10 +249,6 @@ def _tensors_into(node: fx.Node) -> Iterator[fx.Node]:
             yield from _tensors_into(given)
         else:
             yield given
-
-
-def _touched(node: fx.Node) -> tuple[fx.Node, ...]:
-    return (node, *node.all_input_nodes)
 
 
 def _parameters(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:

@@ -6,6 +6,7 @@ What has no rule keeps the full width of everything it touches, and is listed wi
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from subnet_search.elastic.flow import Flow, Layout, matches
+from subnet_search.elastic.custom import rule_for, told
+from subnet_search.elastic.flow import Flow, Layout, freeze_by_settings
 from subnet_search.elastic.graph import Traced, plain_kind
 from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.registered import by_registered_rule
 
 Rule = Callable[[Flow, fx.Node], Layout | None]
 
@@ -37,11 +40,7 @@ def follow(traced: Traced, include: Sequence[str] = (), exclude: Sequence[str] =
         if layout is not None:
             flow.layouts[node] = layout
     _freeze_shared_parameters(flow)
-    for path, ids in flow.writes.items():
-        if matches(path, exclude):
-            flow.channels.freeze(ids, "excluded by the settings")
-        elif include and not matches(path, include):
-            flow.channels.freeze(ids, "not among the paths to include")
+    freeze_by_settings(flow.channels, flow.writes, include, exclude)
     return flow
 
 
@@ -61,7 +60,11 @@ def apply_rule(flow: Flow, node: fx.Node) -> Layout | None:
 
 
 def rule_of(traced: Traced, node: fx.Node) -> Rule | None:
-    """The rule for a node that calls something, or None for an operator we do not know."""
+    """The rule for a node that calls something, or None for an operator we do not know; the user's own come first."""
+    target = traced.module(node) if node.op == "call_module" else node.target
+    own = rule_for(target)
+    if own is not None and str(node.target) not in traced.opaque:
+        return functools.partial(by_registered_rule, rule=own)
     if node.op == "call_module":
         module = traced.module(node)
         if str(node.target) in traced.opaque or foreign_tensors(module):
@@ -70,6 +73,13 @@ def rule_of(traced: Traced, node: fx.Node) -> Rule | None:
     if node.op == "call_method":
         return METHOD_RULES.get(str(node.target))
     return FUNCTION_RULES.get(function_key(node.target))
+
+
+def with_rules(traced: Traced) -> list[str]:
+    """What the user registered rules for and the graph calls, for people."""
+    calls = (n for n in traced.graph.nodes if n.op in ("call_module", "call_function"))
+    targets = (traced.module(n) if n.op == "call_module" else n.target for n in calls)
+    return list(dict.fromkeys(told(target) for target in targets if rule_for(target) is not None))
 
 
 def foreign_tensors(module: nn.Module) -> list[str]:

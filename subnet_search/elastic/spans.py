@@ -72,7 +72,9 @@ def cut_into_spans(
         return whole
     knobs = [*(names for _, names in cuts), None]
     inside = [tuple(f for f in folds if _holds(p, f.conv_path) and _holds(p, f.norm_path)) for p in parts]
-    return tuple(map(Span, parts, norms, inside, knobs))
+    first, *rest = parts
+    runs: list[Callable[[Tensor], Tensor]] = [lambda x: first(supernet.as_taken(x)), *rest]
+    return tuple(map(Span, runs, norms, inside, knobs))
 
 
 class _CoarseTracer(fx.Tracer):
@@ -91,7 +93,7 @@ def _chosen_cuts(
     sizes = _Sizes(fx.GraphModule(supernet.model, graph))
     sizes.run(supernet.example)
     choices = {knob.name: len(knob.choices) for knob in supernet.space.knobs}
-    knobs: dict[str, None] = {}
+    knobs = {knob.name: None for knob in supernet.space.knobs if knob.kind == "resolution"}
     last: fx.Node | None = None  # where a cut is possible with the knobs so far
     since, total = 0, sum(sizes.macs.values())
     narrow = set(_bottlenecks(graph))
@@ -105,7 +107,8 @@ def _chosen_cuts(
             return
         since += sizes.macs.get(node, 0)
         if new or node in narrow:
-            last = node if node in narrow and fits(sizes.numbers.get(node, 0)) else None
+            carries = node in narrow and node in sizes.numbers
+            last = node if carries and fits(sizes.numbers[node]) else None
 
 
 class _Sizes(fx.Interpreter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetConfig
+from subnet_search.batches import call_with, moved
 
 if TYPE_CHECKING:
     from subnet_search.elastic.layers import ElasticBatchNorm
@@ -45,7 +48,8 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
     Args:
         supernet: the shared weights.
         config: the sub-net.
-        batches: unaugmented training batches: inputs, or (inputs, targets) pairs.
+        batches: unaugmented training batches: inputs, or (inputs, targets) pairs. Where the network takes several
+            inputs, such pairs, with a tuple or dict of inputs; targets may be None.
 
     Source:
         Yu, Huang, "Universally Slimmable Networks", arXiv:1903.05134, section 3.3.
@@ -62,7 +66,9 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
     try:
         with supernet.subnet(config):
             inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
-            values, answers = collect(supernet.batch_norms, supernet, (x.to(device) for x in inputs))
+            values, answers = collect(
+                supernet.batch_norms, partial(call_with, supernet), (moved(x, device) for x in inputs)
+            )
     finally:
         for name, module in supernet.named_modules():
             module.training = was_training[name]
@@ -72,8 +78,8 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
 
 
 def collect(
-    norms: Mapping[str, ElasticBatchNorm], part: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]
-) -> tuple[dict[str, Tensor], list[Tensor]]:
+    norms: Mapping[str, ElasticBatchNorm], part: Callable[[Any], Any], inputs: Iterable[Any]
+) -> tuple[dict[str, Tensor], list[Any]]:
     """Averages the statistics of `norms` while `part` of the active sub-net, in evaluation mode, sees `inputs`.
 
     Args:
@@ -89,14 +95,14 @@ def collect(
     """
     for norm in norms.values():
         norm.start_collecting()
-    outputs: list[Tensor] = []
+    outputs: list[Any] = []
     try:
         for batch in inputs:
             try:
                 outputs.append(part(batch))
             except ValueError as error:  # torch's: a variance needs two values
                 raise InvalidInput(
-                    f"batch-norm statistics cannot be measured on a batch of {len(batch)}: {error}; "
+                    f"batch-norm statistics cannot be measured on a batch of {len(tree_leaves(batch)[0])}: {error}; "
                     "give larger batches"
                 ) from error
         seen = {path: norm.collected for path, norm in norms.items() if norm.batches_collected}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
+from search_spaces import RESOLUTION_KNOB, CostTable, InvalidInput, SearchSpace, SubnetConfig
 from subnet_search.elastic.graph import Example
 from subnet_search.elastic.groups import ChannelMap, Group, Kept, Site
+from subnet_search.elastic.image_size import Size, resized
 from subnet_search.elastic.layers import Active, ElasticBatchNorm, ElasticLayer, is_batch_norm
-from subnet_search.elastic.operations.graph_form import RunsGraph, tensor_of
+from subnet_search.elastic.operations.graph_form import GraphForm, RunsGraph, tensor_of
 from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.statistics import Statistics
 
 Ranking = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
 class Supernet(nn.Module):
@@ -35,6 +37,8 @@ class Supernet(nn.Module):
         blocks: paths of the blocks that may be skipped; each is a depth knob of that name.
         coverage: what is elastic, what is not and why, as plain data.
         example: the example input at batch 1.
+        sizes_px: height and width of the images that sub-nets may take, by height; empty if all take what comes. Where
+            there is a choice, the resolution knob, a call resizes its images for the active sub-net.
     """
 
     def __init__(
@@ -49,14 +53,19 @@ class Supernet(nn.Module):
         blocks: tuple[str, ...],
         coverage: dict[str, Any],
         example: Example,
+        sizes_px: Mapping[int, Size] | None = None,
+        lower_forms: Mapping[int, GraphForm] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.space, self.costs, self.groups, self.knob_of = space, costs, groups, knob_of
         self.sites, self.blocks, self.coverage, self.example = sites, blocks, coverage, example
+        self.sizes_px = dict(sizes_px or {})
         self._largest = space.largest()
         self._active = self._largest
+        self._forms = dict(lower_forms or {})  # of the graph form, by height
         if isinstance(model, RunsGraph):
+            self._whole_form = model.graph_form
             self.activate(self._largest)
 
     @property
@@ -75,8 +84,21 @@ class Supernet(nn.Module):
         return bool(self.batch_norms)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The active sub-net's answer; arguments are those of the user's model."""
+        """The active sub-net's answer; arguments are those of the user's model, images of whatever size it takes."""
+        args, kwargs = self.as_taken((args, kwargs))
         return self.model(*args, **kwargs)
+
+    def as_taken(self, given: T) -> T:
+        """What the supernet is given, with images of the size that the active sub-net takes."""
+        return resized(given, self.size_px(self._active))
+
+    def size_px(self, config: SubnetConfig) -> Size | None:
+        """Height and width of the images that a sub-net takes; None if there is no choice."""
+        return self.sizes_px[config[RESOLUTION_KNOB]] if self.sizes_px else None
+
+    def form_of(self, config: SubnetConfig) -> GraphForm:
+        """The program that a sub-net of the graph form runs: at each size of images another one."""
+        return self._forms.get(config.get(RESOLUTION_KNOB, 0), self._whole_form)
 
     def activate(self, config: SubnetConfig, statistics: Statistics | None = None) -> None:
         """Makes one sub-net the active one.
@@ -111,6 +133,7 @@ class Supernet(nn.Module):
         if isinstance(self.model, RunsGraph):
             skipped = [block for block in self.blocks if config[block] == 0]
             device = next(self.model.parameters()).device
+            self.model.graph_form = self.form_of(config)
             self.model.choice = self.model.graph_form.choice(units, skipped, device)
         self._active = config
 
@@ -219,8 +242,12 @@ def _permute(layer: nn.Module, site: Site, orders: Mapping[str, np.ndarray]) -> 
         return
     per_channel = outputs if outputs is not None else inputs  # norms write nothing of their own
     two_sided = inputs is not None and outputs is not None and getattr(layer, "groups", 1) == 1
+    followed = getattr(layer, "followed", None)
     for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-        if tensor.ndim > 0 and per_channel is not None:
+        if followed is not None:
+            if name in followed and inputs is not None:
+                tensor.copy_(tensor.index_select(followed[name], inputs.to(tensor.device)))
+        elif tensor.ndim > 0 and per_channel is not None:
             in_order = tensor.index_select(0, per_channel.to(tensor.device))
             if name == "weight" and two_sided and inputs is not None:
                 in_order = in_order.index_select(1, inputs.to(tensor.device))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,38 @@ from torch.utils._pytree import tree_map
 
 from search_spaces import InvalidInput, Knob, SubnetConfig
 from subnet_search.elastic.extraction import tensors_in
-from subnet_search.elastic.graph import Example, call_arguments, check_runs, copied
+from subnet_search.elastic.graph import (
+    Example,
+    call_arguments,
+    check_runs,
+    copied,
+    first_line,
+    without_fast_path,
+)
+from subnet_search.elastic.registered_layers import WRONG_RULE
 from subnet_search.elastic.supernet import Supernet
+
+REORDERED = 1e-4  # of the largest output: sums are added up in another order
 
 
 @torch.no_grad()
-def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> dict[str, str]:
+def unshrinkable(
+    supernet: Supernet, model: nn.Module, also_training: bool, ruled: Sequence[str] = ()
+) -> dict[str, str]:
     """Runs the largest sub-net, the narrowest and the smallest.
 
     Args:
         supernet: fresh from conversion.
         model: what it was made from.
         also_training: also runs small sub-nets in training mode, in which more layers may be called.
+        ruled: what the user registered rules for, and the network calls.
 
     Returns:
         Paths of writers and blocks that the model's forward does not let shrink, with the reason; empty if all
         is well.
+
+    Raises:
+        InvalidInput: the largest sub-net is not the model, or a rule of the user's is wrong.
     """
     training = [(m, m.training) for root in (supernet, model) for m in root.modules()]
     try:
@@ -46,6 +62,8 @@ def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> d
             )
         if not _lets_shrink(supernet):
             return _broken_parts(supernet)
+        if ruled:
+            _check_rules(supernet, ruled)
         if not also_training or not _runs_in_training(model, supernet.example):
             return {}
         with torch.random.fork_rng(devices=[]):
@@ -56,15 +74,29 @@ def unshrinkable(supernet: Supernet, model: nn.Module, also_training: bool) -> d
             module.training = mode
 
 
-@contextmanager
-def without_fast_path() -> Iterator[None]:
-    """Attention by the operations that training uses, whose numbers differ in the last bits."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+def _check_rules(supernet: Supernet, ruled: Sequence[str]) -> None:
+    """Puts the channels into another order, which must not change the answer, and back again."""
+    generator = torch.Generator().manual_seed(0)
+    orders = {name: torch.randperm(g.units, generator=generator) for name, g in supernet.groups.items()}
+    example: Example = tree_map(
+        lambda v: v + torch.randn(v.shape, generator=generator).to(v) if _is_real(v) else v, supernet.example
+    )
+    answers = []
+    for order in (orders, {name: order.argsort() for name, order in orders.items()}):
+        args, kwargs = call_arguments(example)
+        answers.append(tensors_in(supernet(*args, **kwargs)))
+        supernet.reorder(order)
+    for wanted, got in zip(*answers, strict=True):
+        difference = float((got - wanted).abs().max())
+        if not difference <= REORDERED * float(wanted.abs().max()):
+            raise InvalidInput(
+                f"the rule registered for {' or '.join(ruled)} is wrong: with channels in another order the network "
+                f"answers differently, by {difference:.3g}; mend the rule or leave it out"
+            )
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _failure(supernet: Supernet, config: SubnetConfig) -> str | None:
@@ -73,7 +105,12 @@ def _failure(supernet: Supernet, config: SubnetConfig) -> str | None:
         with supernet.subnet(config):
             supernet(*args, **kwargs)
     except Exception as error:  # user code runs here: anything can come
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith(WRONG_RULE):
+                raise InvalidInput(
+                    f"{note}, but with fewer channels it fails: {first_line(error)}; mend it"
+                ) from error
+        return first_line(error)
     return None
 
 
@@ -106,12 +143,12 @@ def _lets_shrink(supernet: Supernet) -> bool:
 def _broken_parts(supernet: Supernet) -> dict[str, str]:
     """Lowers one knob after the other and leaves those alone with which the forward fails.
 
-    Widths come first: those in a block that is skipped would not be tried.
+    Widths come first: those in a block that is skipped would not be tried. The size of images comes last.
     """
     knobs = supernet.space.knobs
     config, reasons = dict(supernet.space.largest()), dict[str, str]()
-    for part in ([k for k in knobs if k.kind != "depth"], [k for k in knobs if k.kind == "depth"]):
-        reasons |= _lowered(supernet, config, part)
+    for kind in ("width", "depth", "resolution"):
+        reasons |= _lowered(supernet, config, [knob for knob in knobs if knob.kind == kind])
     return {
         path: f"the model's forward fails when it shrinks: {reason}"
         for name, reason in reasons.items()

@@ -8,6 +8,7 @@ from .device import describe_device
 from .evaluator import SupernetEvaluator, make_evaluator
 from .latency import LatencyMeter, measure_latency
 from .metrics import check_metrics, load_metrics
+from .own_task import TaskEvaluator
 from .prove import Proof, prove
 from .subnet_latency import SubnetLatency
 from .timing import Latency
@@ -18,6 +19,7 @@ __all__ = [
     "Proof",
     "SubnetLatency",
     "SupernetEvaluator",
+    "TaskEvaluator",
     "answers",
     "check_calibrated",
     "check_metrics",

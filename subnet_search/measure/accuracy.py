@@ -8,10 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetSearchError
-from subnet_search.batches import device_of, to_device
+from subnet_search.batches import call_with, device_of, to_device
 from subnet_search.data import Batch
+from subnet_search.elastic.image_size import as_taken
 
 
 def answers(
@@ -21,7 +23,7 @@ def answers(
 
     Args:
         net: gives logits `[B, num_classes]`; comes back in the mode in which it came.
-        batches: (input `[B, ...]`, class number `[B]`).
+        batches: (input `[B, ...]`, class number `[B]`); images are resized for a sub-net that takes smaller ones.
         size: of one input; checked if given.
 
     Returns:
@@ -35,12 +37,15 @@ def answers(
     logits, targets = [], []
     with evaluation_mode(net), torch.inference_mode():
         for images, labels in to_device(batches, device_of(net), size):
-            logits.append(net(images))  # [B, num_classes]; fetched once at the end: no wait per batch
+            found = call_with(net, as_taken(net, images))  # [B, num_classes]
+            logits.append(found)  # fetched once at the end: no wait per batch
             targets.append(labels)
         if not logits:
             raise InvalidInput("accuracy needs at least one batch, got none")
         found = torch.cat(logits).cpu()
-    if not found.isfinite().all() and not all(images.isfinite().all() for images, _ in batches):
+    if not found.isfinite().all() and not all(
+        tensor.isfinite().all() for images, _ in batches for tensor in tree_leaves(images)
+    ):
         raise SubnetSearchError(
             "the network's answers are not finite, as its inputs hold NaN or infinity; mend the data"
         )

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from subnet_search.batches import device_of
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.measure.accuracy import evaluation_mode
 
 Example = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -68,8 +69,8 @@ def count_params(net: nn.Module) -> int:
 
 
 def call(net: nn.Module, example: Example) -> Any:
-    """Calls `net` with a tensor, positional arguments or named ones, moved to the net's device."""
-    device = device_of(net)
+    """Calls `net` with a tensor, positional arguments or named ones, on the net's device and of the size it takes."""
+    device, example = device_of(net), as_taken(net, example)
 
     def there(value: Any) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from search_spaces import COST_NAMES, CostTable, InvalidInput, SubnetConfig, nearest_names
 from subnet_search.batches import device_of, first_images, input_size, on_device, resolve_device
 from subnet_search.data import Splits
+from subnet_search.elastic.extraction import tensors_in
 from subnet_search.elastic.statistics import Statistics, recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import share_right
@@ -22,9 +25,10 @@ from subnet_search.measure.metrics import describe_function, load_metrics, metri
 from subnet_search.measure.passes import SharedPasses
 from subnet_search.measure.subnet_latency import SubnetLatency
 from subnet_search.measure.timing import Latency
-from subnet_search.record import Evaluation, Objective, check_objectives
+from subnet_search.record import Evaluation, Objective, Partial, check_objectives
 from subnet_search.record.objective import Goal
-from subnet_search.seeding import kept_generators, start_epoch
+from subnet_search.searchers.racing import check_raced, look_sizes
+from subnet_search.seeding import derive_seed, kept_generators, start_epoch
 from subnet_search.settings import LATENCY, OBJECTIVES, EvaluateSettings
 
 STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
@@ -53,6 +57,11 @@ def make_evaluator(
     Raises:
         InvalidInput: an unknown objective, or data that do not fit the supernet.
     """
+    if len(tensors_in(supernet.example)) > 1:
+        raise InvalidInput(
+            "this supernet takes several tensors, and make_evaluator reads logits of images; use TaskEvaluator with a "
+            "function of your own"
+        )
     settings = settings or EvaluateSettings()
     metrics = load_metrics(settings.metrics)
     resolved = tuple(_objective(objective, supernet.costs, metrics) for objective in objectives)
@@ -74,7 +83,7 @@ class SupernetEvaluator:
         settings: EvaluateSettings,
         latency: LatencyMeter | None = None,
     ) -> None:
-        self.objectives = objectives
+        self.objectives, self._seed = objectives, settings.seed
         self._supernet, self._device = supernet, resolve_device(settings.device)
         self._size = input_size(supernet.example)
         rounds = settings.precision == "bf16" or (
@@ -110,20 +119,68 @@ class SupernetEvaluator:
             SubnetSearchError: its answers, or what a metric says about them, are not finite.
         """
         self._refuse_changed_weights()
-        supernet, config = self._supernet, self._supernet.space.canonical(config)
-        row = supernet.space.encode([config])
+        config = self._supernet.space.canonical(config)
         found = None if all(o.exact or _is_timed(o) for o in self.objectives) else self._answers(config)
-        values, spread = [], [0.0] * len(self.objectives)
+        known, spread = self._without_answers(config)
+        values = [
+            value_of(objective, *found) if found and i not in known else known[i]
+            for i, objective in enumerate(self.objectives)
+        ]
+        return Evaluation(config, tuple(values), spread=spread)
+
+    def stages(self, config: SubnetConfig) -> Generator[Partial]:
+        """The same, image by image: what is known after some of them, after more, and after all; see `race`.
+
+        Images come in an order drawn from the settings' seed and the config, at random whatever their own order is.
+        Images that are not kept in memory (`memory_mib`) come all at once. The sub-net stays active in the supernet
+        until the last stage, or until the generator is closed.
+
+        Raises:
+            InvalidInput: an objective needs all answers; else as `__call__`.
+        """
+        check_raced(self.objectives)
+        self._refuse_changed_weights()
+        config = self._supernet.space.canonical(config)
+        known, spread = self._without_answers(config)
+        calibration = sum(map(len, self._passes.calibration))
+        with closing(self._right_so_far(config)) as found:
+            for images, right in found:
+                top1 = 100.0 * float(right[images].mean())
+                values = tuple(known.get(i, top1) for i in range(len(self.objectives)))
+                yield Partial(right[images], images, len(right), calibration, values, spread)
+
+    def _right_so_far(self, config: SubnetConfig) -> Generator[tuple[np.ndarray, np.ndarray]]:
+        """After each stage the places of the images seen, in the order drawn, and which images were answered right."""
+        if not self.in_stages:
+            logits, targets = self._answers(config)
+            yield np.arange(len(targets)), (logits.argmax(dim=1) == targets).numpy()
+            return
+        of = sum(len(targets) for _, targets in self._passes.images)
+        order = np.random.default_rng(derive_seed(self._seed, "stages", config.key)).permutation(of)
+        sizes = look_sizes(of)
+        right = np.zeros(of, dtype=bool)
+        parts = np.split(order, sizes[:-1])
+        with closing(self._passes.in_parts(config, parts)) as found:
+            for size, (places, logits, targets) in zip(sizes, found, strict=True):
+                right[places] = (logits.argmax(dim=1) == targets).numpy()
+                yield order[:size], right
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether images can be shown stage by stage, as they are in memory."""
+        return isinstance(self._passes.images, list)
+
+    def _without_answers(self, config: SubnetConfig) -> tuple[dict[int, float], tuple[float, ...] | None]:
+        """The values of objectives that need no image, by their place; and the spread of all, if any has one."""
+        row = self._supernet.space.encode([config])
+        known, spread = dict[int, float](), [0.0] * len(self.objectives)
         for i, objective in enumerate(self.objectives):
             if objective.exact is not None:
-                values.append(float(objective.exact(row)[0]))
+                known[i] = float(objective.exact(row)[0])
             elif _is_timed(objective):
                 latency = self.latency_of(config)
-                values.append(latency.median_ms)
-                spread[i] = latency.half_interval_ms
-            elif found is not None:
-                values.append(value_of(objective, *found))
-        return Evaluation(config, tuple(values), spread=tuple(spread) if self._latency else None)
+                known[i], spread[i] = latency.median_ms, latency.half_interval_ms
+        return known, tuple(spread) if self._latency else None
 
     def _answers(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
         """Logits `[num_images, num_classes]` and targets `[num_images]` of a sub-net on search-validation."""

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from search_spaces import InvalidInput
 from subnet_search.batches import device_of, on_device
 from subnet_search.elastic.graph import Example, at_batch_one, call_arguments
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.device import processor
 from subnet_search.measure.timing import Call, Clock, Latency, Protocol, time_alone, time_beside
@@ -145,7 +146,7 @@ def _clock_name(device: torch.device) -> str:
 
 
 def _caller(net: nn.Module, example: Example, batch_size: int) -> Call:
-    """One call with its inputs on the net's device; it returns when the answer is there."""
+    """One call with inputs of the size the net takes, on its device; it returns when the answer is there."""
     device = device_of(net)
 
     def repeated(value: Any) -> Any:
@@ -153,7 +154,7 @@ def _caller(net: nn.Module, example: Example, batch_size: int) -> Call:
             return value
         return value.repeat(batch_size, *[1] * (value.ndim - 1)).to(device)
 
-    args, kwargs = tree_map(repeated, call_arguments(at_batch_one(example)))
+    args, kwargs = tree_map(repeated, as_taken(net, call_arguments(at_batch_one(example))))
     wait: Callable[[], object] = (
         (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +110,49 @@ class SharedPasses:
         values = {name: tensor.clone() for name, tensor in reached.statistics.items()}  # fit for training
         return check_finite(logits), torch.cat(targets).cpu(), Statistics(config.key, values)
 
+    def in_parts(
+        self, config: SubnetConfig, parts: Iterable[np.ndarray]
+    ) -> Generator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Answers some of the images, then others; what is not asked for is not computed.
+
+        Only what comes before the last cut, which other sub-nets share, is computed for all images at once. The images
+        have to be in memory (`images` is a list). The sub-net stays active until the last part, or `close`.
+
+        Args:
+            config: the sub-net.
+            parts: places of images.
+
+        Yields:
+            For each part its places in ascending order, `[n]`, logits `[n, num_classes]` and targets `[n]` on the CPU.
+
+        Raises:
+            SubnetSearchError: an answer is not finite, so it would mean nothing.
+        """
+        last, labels = self._spans[-1], torch.cat([targets for _, targets in self.images])
+        with self._ready(config):
+            with torch.inference_mode():
+                place, reached = self._remembered(config)
+                if place == 0:
+                    reached = _Reached(self.calibration, [inputs for inputs, _ in self.images], {})
+                for span in self._spans[place:-1]:
+                    reached = self._pass(span, config, reached)
+                    self._remember(span, config, reached)
+                with self._autocast():
+                    values, _ = collect(last.norms, last.run, reached.calibration)
+                for path, norm in last.norms.items():
+                    norm.statistics = Statistics(config.key, values).of(path)
+            images = list(reached.images)
+            for part in map(np.sort, parts):
+                rows = torch.from_numpy(part).to(self._device)
+                with torch.inference_mode(), self._autocast(), folded(last.folds, self._weight_dtype):
+                    taken = [last.run(self._laid_out(batch)) for batch in _rows_of(images, rows)]
+                    logits = torch.cat(taken).cpu().float()
+                yield part, check_finite(logits), labels[rows].cpu()
+
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        """Rows picked from a batch, in the order of memory that the batch had."""
+        return in_order(batch, self._last and batch.ndim == 4)
+
     @contextmanager
     def _ready(self, config: SubnetConfig) -> Iterator[None]:
         supernet = self._supernet
@@ -169,6 +213,15 @@ class SharedPasses:
             with folded(span.folds, self._weight_dtype):
                 images = [span.run(batch) for batch in reached.images]
         return _Reached(calibration, images, reached.statistics | values)
+
+
+def _rows_of(batches: Sequence[Tensor], places: Tensor) -> Iterator[Tensor]:
+    """The rows of all batches at ascending `places` `[n]`, in batches no larger than the first one was."""
+    ends = torch.tensor([len(batch) for batch in batches], device=places.device).cumsum(0)
+    counts = torch.searchsorted(places, ends).diff(prepend=ends.new_zeros(1)).tolist()
+    starts = ends - torch.tensor([len(batch) for batch in batches], device=places.device)
+    chosen = zip(batches, places.split(counts), starts, strict=True)
+    yield from torch.cat([batch[rows - start] for batch, rows, start in chosen]).split(len(batches[0]))
 
 
 def _size(reached: _Reached) -> int:

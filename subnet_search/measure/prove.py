@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from search_spaces import SubnetConfig
-from subnet_search.batches import device_of, first_images, input_size
+from subnet_search.batches import call_with, device_of, first_images, input_size, moved
 from subnet_search.data import Batch
-from subnet_search.elastic.extraction import TOLERANCE, cut_out, difference_on
+from subnet_search.elastic.extraction import TOLERANCE, cut_out, difference_on, tensors_in
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet
@@ -62,6 +63,7 @@ def prove(
     weights: str | Path,
     batches: Iterable[Batch],
     accuracy_stored: float | None = None,
+    score: Callable[[nn.Module, Iterable[Batch]], float] = top1_percent,
 ) -> Proof:
     """Checks a sub-net from the supernet to the file.
 
@@ -74,6 +76,8 @@ def prove(
         weights: the safetensors file that `net` was stored in.
         batches: search-validation data, for the accuracies.
         accuracy_stored: percent recorded for `net`; measured on it if not given.
+        score: measures a net on `batches`, for other tasks than classification; the accuracies of the proof are its
+            values then.
 
     Raises:
         InvalidInput: the net is uncalibrated, or the file cannot be read into the structure.
@@ -83,14 +87,14 @@ def prove(
     (inputs, _), *_ = first_images(batches, COMPARED_IMAGES, size=input_size(supernet.example))
     statistics = statistics and statistics_on(device_of(supernet), statistics)
     extracted = cut_out(supernet, config, statistics)
-    inputs = inputs.to(device_of(supernet))
+    inputs = moved(inputs, device_of(supernet))
     difference, scale = difference_on(supernet, config, extracted, inputs, statistics)
     row = supernet.space.encode([config])
     promised = (int(supernet.costs.params(row)[0]), int(supernet.costs.macs(row)[0]))
     found = (count_params(reloaded), count_macs(reloaded, supernet.example))
-    stored = top1_percent(net, batches) if accuracy_stored is None else accuracy_stored
-    measured = top1_percent(reloaded, batches)
-    equal = same_net(net, reloaded, inputs.to(device_of(net)))
+    stored = score(net, batches) if accuracy_stored is None else accuracy_stored
+    measured = score(reloaded, batches)
+    equal = same_net(net, reloaded, moved(inputs, device_of(net)))
     agrees = difference <= TOLERANCE * max(scale, 1.0)
     return Proof(
         form="graph" if isinstance(supernet.model, RunsGraph) else "own classes",
@@ -106,12 +110,14 @@ def prove(
     )
 
 
-def same_net(first: nn.Module, second: nn.Module, inputs: torch.Tensor) -> bool:
+def same_net(first: nn.Module, second: nn.Module, inputs: Any) -> bool:
     """Whether two nets have equal state and give equal answers, bit for bit."""
     states = [net.state_dict() for net in (first, second)]
     if states[0].keys() != states[1].keys():
         return False
     if not all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items()):
         return False
+    inputs = as_taken(first, inputs)
     with evaluation_mode(first, second), torch.no_grad():
-        return torch.equal(first(inputs), second(inputs))
+        pairs = zip(*(tensors_in(call_with(net, inputs)) for net in (first, second)), strict=True)
+        return all(torch.equal(one, other) for one, other in pairs)

@@ -53,13 +53,22 @@ def ends(supernet: Supernet) -> dict[End, list[str]]:
     return {end: groups for end, groups in found.items() if groups}
 
 
-def around(supernet: Supernet, block: str) -> tuple[Attach, Attach]:
-    """How to change what comes into a skippable block, and what comes out of it."""
+def around(supernet: Supernet, block: str) -> list[tuple[Attach, Attach]]:
+    """How to change what a skippable block would hand on, and what comes out of it instead; of each of its answers."""
     model = supernet.model
     if isinstance(model, RunsGraph):
-        return partial(_passing, model.taps, into(block)), partial(_passing, model.taps, out_of(block))
-    module = model.get_submodule(block)
-    return partial(_coming_in, module), partial(_coming_out, module)
+        taps, numbers = model.taps, range(len(model.graph_form.program.bypasses[block].outputs))
+        return [
+            (partial(_passing, taps, into(block, i)), partial(_passing, taps, out_of(block, i)))
+            for i in numbers
+        ]
+    module: Any = model.get_submodule(block)
+    places = (0,) if module.detour is None else module.detour.places
+    answers = [None] if module.detour is None or module.detour.packed is None else range(len(places))
+    return [
+        (partial(_coming_in, module, place=place), partial(_coming_out, module, number=number))
+        for place, number in zip(places, answers, strict=True)
+    ]
 
 
 def _layers(supernet: Supernet) -> list[End]:
@@ -90,15 +99,22 @@ def _passing(taps: Taps, place: str, change: Change) -> Callable[[], object]:
     return partial(taps.pop, place)
 
 
-def _coming_in(module: nn.Module, change: Change) -> Callable[[], object]:
+def _coming_in(module: nn.Module, change: Change, place: int | str = 0) -> Callable[[], object]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        (name, x), *_others = kwargs.items()
-        return args, {**kwargs, name: change(x)}
+        name = next(iter(kwargs)) if place == 0 and not args else place
+        if isinstance(name, str):
+            return args, {**kwargs, name: change(kwargs[name])}
+        return (*args[:name], change(args[name]), *args[name + 1 :]), kwargs
 
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
 
-def _coming_out(module: nn.Module, change: Change) -> Callable[[], object]:
-    return module.register_forward_hook(lambda _, __, y: change(y)).remove
+def _coming_out(module: nn.Module, change: Change, number: int | None = None) -> Callable[[], object]:
+    """Changes what a module answers, or one of its answers."""
+
+    def hook(_: nn.Module, __: Any, answer: Any) -> Any:
+        if number is None:
+            return change(answer)
+        return type(answer)([*answer[:number], change(answer[number]), *answer[number + 1 :]])
+
+    return module.register_forward_hook(hook).remove

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subnet_search.batches import device_of
+from subnet_search.elastic.operations.program import out_of
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.ranking.ends import Attach, Change, End, around, ends
@@ -56,15 +57,18 @@ class Gates:
         found = ends(self._supernet)
         blocks = {block: around(self._supernet, block) for block in self._supernet.blocks}
         places: dict[End | str, Attach] = {end: end.attach for end in found}
-        places |= {block: after for block, (_, after) in blocks.items()}
+        places |= {
+            out_of(block, i): after for block, pairs in blocks.items() for i, (_, after) in enumerate(pairs)
+        }
         self._rows = find_rows(self._supernet, places)
         with ExitStack() as attached:
             for end, groups in found.items():
                 attached.callback(end.attach(self._scaling(end, groups)))
-            for place, (block, (before, after)) in enumerate(blocks.items(), start=self._units):
-                inputs = list[Tensor]()
-                attached.callback(before(_noting(inputs)))
-                attached.callback(after(self._adding(block, place, inputs)))
+            for gate, (block, pairs) in enumerate(blocks.items(), start=self._units):
+                for i, (before, after) in enumerate(pairs):
+                    inputs = list[Tensor]()
+                    attached.callback(before(_noting(inputs)))
+                    attached.callback(after(self._adding(out_of(block, i), gate, inputs)))
             attached.callback(setattr, self, "shift", None)
             yield
 
@@ -83,13 +87,13 @@ class Gates:
 
         return change
 
-    def _adding(self, block: str, place: int, inputs: list[Tensor]) -> Change:
+    def _adding(self, place: str, gate: int, inputs: list[Tensor]) -> Change:
         """Makes y + shift (y - x) of a block's answer y to the last x noted."""
 
         def change(y: Tensor) -> Tensor:
             assert self.shift is not None
-            x, shift = inputs.pop(), self.shift[:, place : place + 1]
-            return y + beside(shift, y, -1, self._rows_of(block, y)).to(y.dtype) * (y - x)
+            x, shift = inputs.pop(), self.shift[:, gate : gate + 1]
+            return y + beside(shift, y, -1, self._rows_of(place, y)).to(y.dtype) * (y - x)
 
         return change
 

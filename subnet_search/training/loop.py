@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from search_spaces import InvalidInput, SubnetSearchError
-from subnet_search.batches import check_batch, first_images, input_size, on_device, resolve_device
+from subnet_search.batches import check_batch, first_images, input_size, moved, on_device, resolve_device
 from subnet_search.data import Batch, Splits
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.memory import channels_last, in_order, runs_channels_last
 from subnet_search.progress import progress
@@ -126,7 +128,7 @@ class Fitting:
         if self.device.type != "cpu":
             return False
         [(images, _)] = first_images(self.batches, 2, self.settings.seed, self.size)
-        return runs_channels_last(self.model, images)
+        return isinstance(images, Tensor) and runs_channels_last(self.model, as_taken(self.model, images))
 
     def _progress(self, place: Place | None) -> tqdm[Any]:
         total_steps = self.settings.epochs * self.num_batches
@@ -159,7 +161,7 @@ class Fitting:
     def _step(self, batch: Batch, place: Place) -> float:
         settings = self.settings
         check_batch(batch, self.size)
-        images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+        images, labels = moved(batch[0], self.device), moved(batch[1], self.device)
         images = in_order(images, self.last)
         warmup_steps = round(settings.warmup_epochs * self.num_batches)
         lr = settings.lr * lr_factor(place.step, settings.epochs * self.num_batches, warmup_steps)
@@ -171,7 +173,7 @@ class Fitting:
             loss = self.update((images, labels), rng)
         if not math.isfinite(loss):
             way_out = CURE if self.checkpoints is None else self.checkpoints.way_out
-            if images.is_floating_point() and not images.isfinite().all():
+            if not all(tensor.isfinite().all() for tensor in tree_leaves(images)):
                 way_out = "the inputs of this batch hold NaN or infinity already; mend the data, then go on"
             raise SubnetSearchError(
                 f"the loss is {loss} at step {place.step + 1}, epoch {place.epoch + 1}, lr {lr:.3g}; {way_out}"

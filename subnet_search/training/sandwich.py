@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput
+from subnet_search.batches import call_with
 from subnet_search.data import Batch
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.training.losses import at_least_float, cross_entropy, soft_cross_entropy
@@ -25,6 +28,9 @@ class SandwichStep:
     share of its loss, which keeps the largest net near what it was when it is its own teacher. Gradients are
     summed and not averaged, as in the authors' code, so the learning rate goes with n.
 
+    For other tasks than classification, `loss` is called with a net's answer, whatever it is, and the targets; all nets
+    learn from the targets then, which `distill=False` has to say.
+
     Source:
         Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019, arXiv:1903.05134.
         Unlike the paper, every width and depth is drawn on its own; `UniformWidths` has its one multiplier.
@@ -35,12 +41,17 @@ class SandwichStep:
     teacher: nn.Module | None = field(default=None, repr=False)
     sampling: Sampling = field(default_factory=EachKnob)
     anchor: float = 0.0
+    loss: Callable[[Any, Any], Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_random < 0:
             raise InvalidInput(f"num_random must be 0 or more, got {self.num_random}")
         if self.teacher is not None and not self.distill:
             raise InvalidInput("a teacher needs distill=True, got distill=False; leave the teacher out")
+        if self.loss is not None and self.distill:
+            raise InvalidInput(
+                "a loss of your own needs distill=False, got distill=True: soft answers are those of classes"
+            )
         if not 0 <= self.anchor <= 1:
             raise InvalidInput(f"anchor is a share from 0 to 1, got {self.anchor}")
         if self.anchor and self.teacher is None:
@@ -49,11 +60,11 @@ class SandwichStep:
     def __call__(self, supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
         """Leaves the gradients summed over the nets; returns the sum of their losses."""
         images, labels = batch  # [B, ...], [B]
-        space = supernet.space
+        space, measure = supernet.space, self.loss or cross_entropy
         supernet.activate(space.largest())
-        logits = supernet(images)  # [B, num_classes]
+        logits = call_with(supernet, images)  # [B, num_classes], or what `loss` reads
         soft = self._soft_targets(images, logits) if self.distill else None
-        loss = cross_entropy(logits, labels)
+        loss = measure(logits, labels)
         if self.anchor and soft is not None:
             loss = (1 - self.anchor) * loss + self.anchor * soft_cross_entropy(logits, soft)
         loss.backward()
@@ -62,8 +73,8 @@ class SandwichStep:
             sampling = self.sampling
             for config in (sampling.smallest(space), *sampling.draw(space, rng, self.num_random)):
                 supernet.activate(config)
-                answers = supernet(images)
-                loss = cross_entropy(answers, labels) if soft is None else soft_cross_entropy(answers, soft)
+                answers = call_with(supernet, images)
+                loss = measure(answers, labels) if soft is None else soft_cross_entropy(answers, soft)
                 loss.backward()
                 total = total + loss.detach()
         finally:

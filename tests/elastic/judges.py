@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from search_spaces import SubnetConfig
 from subnet_search.elastic.extraction import cut_out, extract, tensors_in
 from subnet_search.elastic.graph import Example, at_batch_one, call_arguments
+from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.counter import count_macs, count_params
@@ -30,8 +31,8 @@ def configs(supernet: Supernet, count: int = 4) -> list[SubnetConfig]:
 
 
 def answers(net: nn.Module, example: Example) -> list[Tensor]:
-    """All tensors that a net answers."""
-    args, kwargs = call_arguments(example)
+    """All tensors that a net answers, given images of the size that it takes."""
+    args, kwargs = as_taken(net, call_arguments(example))
     return tensors_in(net(*args, **kwargs))
 
 
@@ -149,7 +150,7 @@ def peak_by_watching(net: nn.Module, example: Example) -> int:
     """Bytes of all tensors that are alive at once when a traceable net runs on an example."""
     traced = fx.symbolic_trace(net)
     watcher = _Storages(traced)
-    args, kwargs = call_arguments(example)
+    args, kwargs = as_taken(net, call_arguments(example))
     named = [str(n.target) for n in traced.graph.nodes if n.op == "placeholder"][len(args) :]
     with torch.no_grad():
         watcher.run(*args, *(kwargs[name] for name in named if name in kwargs))

@@ -209,7 +209,7 @@ def test_sources_load_where_only_torch_is(tmp_path: Path) -> None:
     for i, name in enumerate(GRAPH_TOYS):
         _, _, supernet = converted(name)
         config = supernet.space.sample(np.random.default_rng(i))
-        source, _ = graph_source(supernet, config)
+        source = graph_source(supernet, config).text
         net, example = extract(supernet, config), example_of(name, 3)
         torch.save((source, net.state_dict(), example, answers(net, example)), tmp_path / f"{i}.pt")
     script = """

@@ -376,26 +376,27 @@ def test_stochastic_depth_alone_is_no_block() -> None:
 
 
 def test_a_block_that_cannot_be_skipped_is_listed() -> None:
-    class Flagged(nn.Module):
+    class Packing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(16, 16, 1)
+            self.convs = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
 
         def forward(self, x: Tensor, twice: bool) -> Tensor:
-            return x + self.conv(x) * (2 if twice else 1)
+            return self.convs(x.contiguous()) * (2 if twice else 1) + x
 
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.block, self.head = nn.Conv2d(3, 16, 1), Flagged(), nn.Linear(16, 5)
+            self.stem, self.block, self.head = nn.Conv2d(3, 16, 1), Packing(), nn.Linear(16, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.block(self.stem(x), True).mean([2, 3]))
+            x = self.block(self.stem(x).transpose(2, 3), True)
+            return self.head(x.view(-1, 16, 64).mean(2))  # of what is not turned
 
     supernet = make_elastic(Net().eval(), X, OWN_CLASSES)
     assert supernet.blocks == ()
     assert "fails when it shrinks" in reason(supernet, "block")
-    assert make_elastic(Net().eval(), X).blocks == ("block",)  # in the graph it is given nothing but a tensor
+    assert make_elastic(Net().eval(), X).blocks == ("block",)  # in the graph it is reshaped
 
 
 def test_what_only_training_calls_is_listed_and_what_it_reads_stays_whole() -> None:

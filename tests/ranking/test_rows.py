@@ -64,7 +64,7 @@ def test_where_images_are_not_apart_all_have_the_values_of_the_first() -> None:
 def test_a_convolutional_net_keeps_the_batch_in_front() -> None:
     supernet = small_supernet().double().eval()
     places = {end.path: end.attach for end in ends(supernet)}
-    outputs = {block: around(supernet, block)[1] for block in supernet.blocks}
+    outputs = {block: after for block in supernet.blocks for _, after in around(supernet, block)}
     assert set(find_rows(supernet, {**places, **outputs}).values()) == {Rows(0, 1)}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in supernet.modules())
 

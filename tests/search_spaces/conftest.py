@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from search_spaces import CostTable, Knob, SearchSpace
+from search_spaces import RESOLUTION_KNOB, CostTable, Knob, SearchSpace
 
 
 @pytest.fixture(scope="session")
 def random_space() -> Callable[[int], SearchSpace]:
-    """Small spaces with nested blocks and knobs that act in several places, from a seed."""
+    """Small spaces with nested blocks and knobs that act in several places, half of them with a resolution."""
 
     def make(seed: int) -> SearchSpace:
         rng = np.random.default_rng(seed)
@@ -27,6 +27,9 @@ def random_space() -> Callable[[int], SearchSpace]:
                     tuple(rng.choice(outer, size=rng.integers(1, len(outer) + 1), replace=False).tolist())
                     for _ in range(rng.integers(1, 4))
                 )
+        if rng.random() < 0.5:
+            heights = sorted(rng.choice(range(1, 20), size=rng.integers(2, 4), replace=False))
+            knobs.append(Knob(RESOLUTION_KNOB, tuple(heights), "resolution"))
         order = rng.permutation(len(knobs))
         return SearchSpace(tuple(knobs[i] for i in order), conditions)
 
@@ -42,7 +45,7 @@ def random_costs() -> Callable[[SearchSpace, int], CostTable]:
 
         def polynomial() -> dict[tuple[str, ...], int]:
             terms = {(): int(rng.integers(1, 9))}
-            for knob in space.knobs:
+            for knob in (k for k in space.knobs if k.kind != "resolution"):
                 places = space.inactive_when.get(knob.name, ((),))
                 around = places[rng.integers(len(places))]
                 monomial = tuple(sorted((knob.name, *around, *(around[:1] and [knob.name]))))
@@ -51,6 +54,12 @@ def random_costs() -> Callable[[SearchSpace, int], CostTable]:
 
         divisors = tuple(1 if knob.kind == "depth" else int(rng.integers(1, 3)) for knob in space.knobs)
         macs, params, weight_bytes, first, second = (polynomial() for _ in range(5))
-        return CostTable(space.names, divisors, macs, params, weight_bytes, (first, second))
+        heights = next((k.choices for k in space.knobs if k.kind == "resolution"), ())
+
+        def at(height: int, whole: int, lower: dict[int, CostTable]) -> CostTable:
+            share = [{m: c * height // whole for m, c in terms.items()} for terms in (macs, first, second)]
+            return CostTable(space.names, divisors, share[0], params, weight_bytes, tuple(share[1:]), lower)
+
+        return at(1, 1, {height: at(height, heights[-1], {}) for height in heights[:-1]})
 
     return make

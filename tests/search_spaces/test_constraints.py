@@ -16,6 +16,7 @@ from search_spaces import (
     project,
     within_limits,
 )
+from search_spaces.constraints import ORDERED
 
 SpaceMaker = Callable[[int], SearchSpace]
 CostMaker = Callable[[SearchSpace, int], CostTable]
@@ -91,9 +92,7 @@ def test_blocks_are_skipped_only_where_narrow_widths_are_not_enough(
     limits, configs = draw(space, costs, seed)
     kinds = {knob.name: knob.kind for knob in space.knobs}
     for config in configs:
-        narrow = {
-            k.name: k.smallest if k.kind in ("width", "branch") else config[k.name] for k in space.knobs
-        }
+        narrow = {k.name: k.smallest if k.kind in ORDERED else config[k.name] for k in space.knobs}
         projected = project(space, costs, limits, config)
         same = all(projected[name] == config[name] for name in kinds if kinds[name] in ("depth", "choice"))
         assert same == fits(space, costs, limits, narrow)

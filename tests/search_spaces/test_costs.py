@@ -20,6 +20,8 @@ def value_by_definition(table: CostTable, terms: Mapping[tuple[str, ...], int], 
 
 
 def by_definition(table: CostTable, row: list[int]) -> dict[str, int]:
+    if table.at_resolution:
+        table = table.at_resolution.get(row[table.knobs.index("resolution")], table)
     single = {
         name: value_by_definition(table, getattr(table, f"{name}_terms"), row) for name in COST_NAMES[:3]
     }
@@ -148,3 +150,29 @@ def test_a_copied_table_equals_the_original() -> None:
     table.macs(np.ones((1, 2), dtype=int))
     assert copy.deepcopy(table) == table
     assert hash(copy.deepcopy(table)) == hash(table)
+
+
+def test_each_resolution_has_costs_of_its_own_whatever_the_order_of_the_configs() -> None:
+    knobs, nothing = ("resolution", "a"), {}
+    low = CostTable(knobs, (1, 1), {("a",): 3}, {("a",): 1}, nothing, ({("a",): 2}, {(): 5}))
+    table = CostTable(knobs, (1, 1), {("a",): 7}, {("a",): 1}, nothing, ({("a",): 4},), {24: low})
+    x = np.array([[24, 1], [32, 2], [24, 4], [32, 8]])
+    assert table.macs(x).tolist() == [3, 14, 12, 56]
+    assert table.params(x).tolist() == [1, 2, 4, 8]
+    assert table.peak_activation_bytes(x).tolist() == [5, 8, 8, 32]
+    many = np.tile(x, (CHUNK_ROWS, 1))
+    assert table.macs(many).tolist() == [3, 14, 12, 56] * CHUNK_ROWS
+    assert table != low
+    assert table.macs(x[:0]).tolist() == []
+
+
+def test_costs_at_a_resolution_are_over_the_same_knobs() -> None:
+    with pytest.raises(InvalidInput, match="need the knob 'resolution'"):
+        CostTable(("a",), (1,), {}, {}, {}, (), {24: CostTable(("a",), (1,), {}, {}, {}, ())})
+    knobs = ("resolution", "a")
+    other = CostTable(knobs, (1, 2), {}, {}, {}, ())
+    with pytest.raises(InvalidInput, match="the costs at resolution 24 must be over the same knobs"):
+        CostTable(knobs, (1, 1), {}, {}, {}, (), {24: other})
+    nested = CostTable(knobs, (1, 2), {}, {}, {}, (), {24: other})
+    with pytest.raises(InvalidInput, match="and of that one resolution"):
+        CostTable(knobs, (1, 2), {}, {}, {}, (), {24: nested})

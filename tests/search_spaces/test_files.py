@@ -29,6 +29,7 @@ CostMaker = Callable[[SearchSpace, int], CostTable]
 
 SPACE = SearchSpace((Knob("block", (0, 1), "depth"), Knob("stem", (4, 8), "width")), {"stem": (("block",),)})
 TERMS = {("block", "stem"): 27, (): 3}
+TERMS_OF_STEM = {("stem",): 27}
 COSTS = CostTable(SPACE.names, (1, 4), TERMS, TERMS, TERMS, (TERMS, {("stem",): 4}))
 WRITTEN = {
     config_from_json: config_to_json(SPACE.largest()),
@@ -104,3 +105,22 @@ def test_a_damaged_file_is_refused_or_still_makes_sense(
     target[last] = data.draw(json_values)
     with suppress(InvalidInput):
         read(damaged["root"])
+
+
+def test_costs_at_other_resolutions_are_written_beside_the_others_and_only_where_there_are_some() -> None:
+    knobs = ("resolution", "stem")
+    low = CostTable(knobs, (1, 4), {("stem",): 3}, TERMS_OF_STEM, TERMS_OF_STEM, (TERMS_OF_STEM,))
+    table = CostTable(
+        knobs, (1, 4), {("stem",): 5}, TERMS_OF_STEM, TERMS_OF_STEM, (TERMS_OF_STEM,), {24: low}
+    )
+    written = costs_to_json(table)
+    assert written["at_resolution"][0] == {
+        "resolution": 24, "macs": [[3, "stem"]], **{name: written[name] for name in ("params", "weight_bytes")},
+        "peak_activation_bytes": [[[27, "stem"]]],
+    }  # fmt: skip
+    assert costs_from_json(json.loads(json.dumps(written))) == table
+    assert "at_resolution" not in costs_to_json(low)
+    with pytest.raises(InvalidInput, match="a cost table at a resolution must have the fields"):
+        costs_from_json({**written, "at_resolution": [{"resolution": 24}]})
+    with pytest.raises(InvalidInput, match="must be a list"):
+        costs_from_json({**written, "at_resolution": {"24": {}}})

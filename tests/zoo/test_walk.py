@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.evidence.zoo import _shard
 from benchmarks.zoo import walk as walking
+from benchmarks.zoo.exports import look_at_exports
 from benchmarks.zoo.look import kind_of, look, no_branch_silent
 from benchmarks.zoo.names import TIMM, family_of, names_of
 from benchmarks.zoo.page import as_page, summary
@@ -28,6 +29,9 @@ FOUND = {
     **STAMP, "status": "converted", "kind": "CNN", "macs": 2_000_000_000, "params": 7, "form": "graph",
     "freedoms": ["inner width"], "reachable_macs_share": 0.97, "smallest_macs_share": 0.1, "smallest_params_share": 0.2,
     "subnets": "100", "subnets_log10": 2.0, "cpu_s": 3.0, "fixed": [],
+}  # fmt: skip
+PARTLY = {
+    "status": "partly", "wrong": ["onnx: no such operator"], "formats": {"pt2": {"bytes": 9}, "onnx": {"reason": "no"}}
 }  # fmt: skip
 
 
@@ -157,7 +161,13 @@ def test_a_branch_that_starts_at_zero_gets_a_say() -> None:
 def test_aims_name_those_that_miss_them() -> None:
     results = [
         {**FOUND, "name": "torchvision:resnet18"},
-        {**FOUND, "name": "torchvision:alexnet", "smallest_macs_share": 0.2, "cpu_s": 11.0},
+        {
+            **FOUND,
+            "name": "torchvision:alexnet",
+            "smallest_macs_share": 0.2,
+            "cpu_s": 11.0,
+            "exports": PARTLY,
+        },
         {**FOUND, "name": "torchvision:vit_b_16", "kind": "transformer", "smallest_macs_share": 0.2},
         {**STAMP, "name": "timm:beit_base_patch16_224", "status": "refused", "reason": "no way"},
     ]
@@ -171,8 +181,26 @@ def test_aims_name_those_that_miss_them() -> None:
     )
     assert missed["conversion <= 10 s"] == (2, 3, {"torchvision:alexnet": "11.0 s"})
     page = as_page(results, "the command", describe_device())
-    assert "| alexnet | CNN | 2.00 | graph | inner | 97.0 % | 20.0 / 20.0 % | 10^2.0 | 11.0 | yes |" in page
+    assert (
+        "| alexnet | CNN | 2.00 | graph | inner | 97.0 % | 20.0 / 20.0 % | 10^2.0 | 11.0 | yes | **no** (pt2) |"
+        in page
+    )
+    assert missed["torch.export and ONNX of the smallest sub-net"] == (
+        0,
+        1,
+        {"torchvision:alexnet": "onnx: no such operator"},
+    )
     assert "- timm:beit_base_patch16_224: no way" in page
+
+
+@pytest.mark.slow
+def test_exports_are_looked_at_on_their_own() -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    found = json.loads(json.dumps(look_at_exports("torchvision:squeezenet1_1")))
+    assert (found["status"], found["wrong"]) == ("exported", [])
+    assert found["formats"].keys() == {"pt2", "onnx"}
+    assert all(0 < made["bytes"] < 10**6 for made in found["formats"].values())  # the whole network has 5 MB
+    assert walking.code_version(look_at_exports) != walking.code_version()
 
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:test_vit"])

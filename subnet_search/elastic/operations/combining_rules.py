@@ -11,13 +11,7 @@ import torch
 from torch import fx
 
 from subnet_search.elastic.operations.contractions import distinct
-from subnet_search.elastic.operations.label_flow import (
-    Given,
-    LabelFlow,
-    along_axis,
-    first_of,
-    name_of,
-)
+from subnet_search.elastic.operations.label_flow import Given, LabelFlow, along_axis, first_of, name_of
 from subnet_search.elastic.operations.labels import Factors, axes_of, compressed
 
 

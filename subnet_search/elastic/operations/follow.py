@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from subnet_search.elastic.flow import matches
-from subnet_search.elastic.operations.exported import Exported, lifted_kind
-from subnet_search.elastic.operations.label_flow import (
-    LabelFlow,
-    arguments,
-    name_of,
-)
+from subnet_search.elastic.custom import rule_for
+from subnet_search.elastic.flow import freeze_by_settings
+from subnet_search.elastic.operations.exact_layers import lifted_kind
+from subnet_search.elastic.operations.exported import Exported
+from subnet_search.elastic.operations.label_flow import LabelFlow, arguments, name_of
 from subnet_search.elastic.operations.labels import Factor, Factors, axes_of
 from subnet_search.elastic.operations.layer_rules import LAYERS
 from subnet_search.elastic.operations.operators import OPERATORS
+from subnet_search.elastic.operations.registered_rules import by_registered_rule
 
 FEW = 4  # so many positions are queries, keys and values, say, and no channels
 
@@ -37,11 +36,7 @@ def follow_exported(traced: Exported, include: Sequence[str] = (), exclude: Sequ
         if found:
             flow.factors[node] = found
     _freeze_shared(flow)
-    for path, ids in flow.writes.items():
-        if matches(path, exclude):
-            flow.channels.freeze(ids, "excluded by the settings")
-        elif include and not matches(path, include):
-            flow.channels.freeze(ids, "not among the paths to include")
+    freeze_by_settings(flow.channels, flow.writes, include, exclude)
     make_dense(flow)
     return flow
 
@@ -55,6 +50,21 @@ def _freeze_shared(flow: LabelFlow) -> None:
             flow.labels.freeze(factors, f"{path} is used outside of its layer, too")
             for ids in layers:
                 flow.channels.freeze(ids, "its parameter is used outside of it, too")
+    for part in flow.traced.parts:
+        _freeze_shared_with(flow, part)
+
+
+def _freeze_shared_with(flow: LabelFlow, part: str) -> None:
+    """What a part that is called as it is reads cannot be sliced elsewhere."""
+    model, reason = flow.traced.model, f"it shares a parameter with {part}"
+    inside = {id(p) for p in model.get_submodule(part).parameters()}
+    shared = [name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in inside]
+    for name in shared:
+        flow.labels.freeze(flow.parameters.get(name, ()), reason)
+        path = name.rpartition(".")[0]
+        for table in (flow.reads, flow.writes):
+            if path in table and path != part:
+                flow.channels.freeze(table[path], reason)
 
 
 def _called(flow: LabelFlow, path: str) -> bool:
@@ -91,6 +101,8 @@ def _applied(flow: LabelFlow, node: fx.Node) -> Factors | list[Factors]:
         return ()
     if node.op == "get_attr":
         return _parameter(flow, node)
+    if node.op == "call_module" and str(node.target) in flow.traced.parts:
+        return _part(flow, node)
     if node.op == "call_module":
         return LAYERS[lifted_kind(flow.module(node))](flow, node)  # type: ignore[index]
     if node.target is operator.getitem:
@@ -100,12 +112,26 @@ def _applied(flow: LabelFlow, node: fx.Node) -> Factors | list[Factors]:
         return found[index] if isinstance(found, list) else ()
     if not any(flow.factors.get(n) for n in node.all_input_nodes):
         return ()
+    own = rule_for(node.target)
+    if own is not None:
+        return by_registered_rule(flow, node, own)
     rule = OPERATORS.get(getattr(node.target, "overloadpacket", None))
     if rule is None:
         for given in node.all_input_nodes:
             flow.freeze(given, f"no rule for {name_of(node)}")
         return ()
     return rule(flow, node, arguments(node))
+
+
+def _part(flow: LabelFlow, node: fx.Node) -> Factors | list[Factors]:
+    """A module that is called as it is: by its rule, or all of every channel that it touches."""
+    path, rule = str(node.target), rule_for(flow.module(node))
+    if rule is not None and path not in flow.traced.opaque:
+        return by_registered_rule(flow, node, rule)
+    name = f"{path} ({type(flow.module(node)).__name__})"
+    for given in node.all_input_nodes:
+        flow.freeze(given, f"{name}: {flow.traced.opaque[path]}")
+    return ()
 
 
 def _parameter(flow: LabelFlow, node: fx.Node) -> Factors:

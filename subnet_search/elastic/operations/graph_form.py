@@ -50,6 +50,7 @@ class GraphForm:
         keywords: the names of the arguments that the example gave, in the order of the program's inputs.
         fixed: the values of those inputs that are no tensors, by position: they are written down in the graph.
         blocks: all skippable blocks.
+        parts: paths of the modules that are called as they are.
     """
 
     program: Program
@@ -58,6 +59,7 @@ class GraphForm:
     keywords: tuple[str, ...]
     fixed: Mapping[int, Any]
     blocks: tuple[str, ...]
+    parts: frozenset[str] = frozenset()
     _compiled: dict[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> GraphForm:

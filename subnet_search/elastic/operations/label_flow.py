@@ -70,6 +70,30 @@ class LabelFlow:
         """A factor of new channels along one axis."""
         return along_axis(self.channels.new(size), axis, rank)
 
+    def ids_along(self, x: fx.Node, axis: int) -> tuple[np.ndarray, Factors]:
+        """Channel ids `[size]` along an axis of a tensor (fixed ones where nothing is elastic), and other factors."""
+        shape = self.shape(x)
+        axis %= len(shape)
+        factors = tuple(map(self.labels.roots, self.of(x)))
+        if any(f.shape[axis] > 1 and len(axes_of(f)) > 1 for f in factors):
+            reason = f"{x.name} has two kinds of channels along one axis"
+            factors = self.labels.restrict(factors, axis, reason)
+        others = tuple(f for f in factors if f.shape[axis] == 1)
+        factor = self.labels.along(factors, axis)
+        if factor is not None:
+            return factor.flatten().numpy(), others
+        ids = self.channels.new(shape[axis])
+        self.channels.freeze(ids, f"what it reads is not elastic along that axis ({x.name})")
+        return ids, others
+
+    def read(self, node: fx.Node, ids: np.ndarray) -> None:
+        """Notes that the layer called by `node` reads these channels (again, if it is called again)."""
+        path = str(node.target)
+        self.nodes.setdefault(path, []).append(node)
+        if path in self.reads:
+            self.channels.unite(self.reads[path], ids)
+        self.reads[path] = ids
+
     def freeze(self, node: Any, reason: str) -> None:
         """Keeps all channels of a tensor (or of several outputs)."""
         found = self.factors.get(node, ()) if isinstance(node, fx.Node) else ()

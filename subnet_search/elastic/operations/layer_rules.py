@@ -8,35 +8,16 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from subnet_search.elastic.operations.label_flow import (
-    LabelFlow,
-    along_axis,
-    couple_groups,
-)
-from subnet_search.elastic.operations.labels import Factors, axes_of
+from subnet_search.elastic.operations.label_flow import LabelFlow, along_axis, couple_groups
+from subnet_search.elastic.operations.labels import Factors
 
 
 def _input_ids(flow: LabelFlow, node: fx.Node, axis: int) -> tuple[np.ndarray, Factors]:
     """What a layer reads along its channel axis: ids `[size]`, and the factors along other axes."""
     x = node.args[0]
     assert isinstance(x, fx.Node)
-    shape = flow.shape(x)
-    axis %= len(shape)
-    factors = tuple(map(flow.labels.roots, flow.of(x)))
-    if any(f.shape[axis] > 1 and len(axes_of(f)) > 1 for f in factors):
-        factors = flow.labels.restrict(factors, axis, "")
-    others = tuple(f for f in factors if f.shape[axis] == 1)
-    factor = flow.labels.along(factors, axis)
-    if factor is None:
-        ids = flow.channels.new(shape[axis])
-        flow.channels.freeze(ids, f"what it reads is not elastic along that axis ({x.name})")
-    else:
-        ids = factor.flatten().numpy()
-    path = str(node.target)
-    flow.nodes.setdefault(path, []).append(node)
-    if path in flow.reads:
-        flow.channels.unite(flow.reads[path], ids)
-    flow.reads[path] = ids
+    ids, others = flow.ids_along(x, axis)
+    flow.read(node, ids)
     return ids, others
 
 

@@ -8,12 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from subnet_search.elastic.operations.exported import aten
-from subnet_search.elastic.operations.label_flow import (
-    Given,
-    LabelFlow,
-    first_of,
-    name_of,
-)
+from subnet_search.elastic.operations.label_flow import Given, LabelFlow, first_of, name_of
 from subnet_search.elastic.operations.labels import Factors, axes_of, compressed
 
 

@@ -24,9 +24,7 @@ from subnet_search.elastic.operations.combining_rules import (
     stacked,
 )
 from subnet_search.elastic.operations.exported import aten
-from subnet_search.elastic.operations.label_flow import (
-    Rule,
-)
+from subnet_search.elastic.operations.label_flow import Rule
 from subnet_search.elastic.operations.move_rules import expanded, indexed, moved, moved_elsewhere, reshaped
 from subnet_search.elastic.operations.product_rules import (
     addmm,

@@ -23,7 +23,12 @@ def products(node: fx.Node) -> list[Product]:
 
 
 def other_macs(node: fx.Node) -> int:
-    """Multiply-adds of an operator that no rule knows, counted while it runs: it keeps all channels."""
+    """Multiply-adds of an operator that no rule knows, counted while it runs: it keeps all channels.
+
+    Of a module that is called as it is, those that were counted when it was recorded.
+    """
+    if node.op == "call_module":
+        return int(node.meta["macs"])
     packet = getattr(node.target, "overloadpacket", None)
     if node.op != "call_function" or packet is None or packet in OPERATORS or packet in _PRODUCTS:
         return 0

@@ -71,14 +71,14 @@ class Tap:
     channel_map: ChannelMap | None = None  # along that axis
 
 
-def into(what: str) -> str:
-    """The place where a tensor goes into a block or an operator."""
-    return f"into {what}"
+def into(what: str, number: int = 0) -> str:
+    """The place where a tensor goes into an operator, or the one into a block that skipping hands on."""
+    return f"into {what}" if number == 0 else f"into {what}, {number}"
 
 
-def out_of(block: str) -> str:
-    """The place where a tensor comes out of a block."""
-    return f"out of {block}"
+def out_of(block: str, number: int = 0) -> str:
+    """The place where a tensor comes out of a block; a block of several answers has a number for each."""
+    return f"out of {block}" if number == 0 else f"out of {block}, {number}"
 
 
 Part = str | Count | Positions | Weight | Layer | Tap
@@ -96,10 +96,15 @@ class Statement:
 
 @dataclass(frozen=True)
 class Bypass:
-    """What a skipped block answers: its output is its input."""
+    """What a skipped block answers: each of its outputs is one of its inputs."""
 
-    output: str
-    given: str
+    outputs: tuple[str, ...]
+    given: tuple[str, ...]
+
+    @property
+    def pairs(self) -> list[tuple[int, str, str]]:
+        """Number, output and input of each."""
+        return list(zip(range(len(self.outputs)), self.outputs, self.given, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +133,14 @@ class Program:
             kind: [p for p in found if isinstance(p, kind)] for kind in (Count, Positions, Weight, Layer, Tap)
         }
 
+    @cached_property
+    def foreign_operators(self) -> tuple[str, ...]:
+        """The operators that are not torch's own, as they are called."""
+        begun = [s.parts[0] for s in self.statements if s.parts]
+        return tuple(
+            dict.fromkeys(p[:-1] for p in begun if isinstance(p, str) and p.startswith("torch.ops."))
+        )
+
     def lines(self, text: Callable[[Part], str], skipped: Sequence[str] | None) -> Iterator[str]:
         """The body of the forward.
 
@@ -148,8 +161,7 @@ class Program:
                 chosen.append((statement.name, "".join(map(text, statement.parts)), statement.uses))
             elif around not in done:
                 done.add(around)
-                bypass = self.bypasses[around]
-                chosen.append((bypass.output, bypass.given, (bypass.given,)))
+                chosen += [(out, given, (given,)) for _, out, given in self.bypasses[around].pairs]
         last = {name: i for i, (_, _, uses) in enumerate(chosen) for name in uses}
         for i, (name, source, uses) in enumerate(chosen):
             yield f"{name} = {source}"
@@ -165,8 +177,8 @@ class Program:
     def _asking(self, text: Callable[[Part], str]) -> Iterator[str]:
         open_blocks: tuple[str, ...] = ()
         last = {name: i for i, statement in enumerate(self.statements) for name in statement.uses}
-        for bypass in self.bypasses.values():
-            last[bypass.given] = len(self.statements)
+        for given in (name for bypass in self.bypasses.values() for name in bypass.given):
+            last[given] = len(self.statements)
         for i, statement in enumerate(self.statements):
             common = 0
             while common < min(len(open_blocks), len(statement.blocks)) and (
@@ -177,7 +189,8 @@ class Program:
             for depth in range(common, len(statement.blocks)):
                 block = statement.blocks[depth]
                 yield f"{'    ' * depth}if {block!r} in kept_blocks:"
-                yield f"{'    ' * (depth + 1)}{text(Tap(into(block), self.bypasses[block].given))}"
+                for i, _, given in self.bypasses[block].pairs:
+                    yield f"{'    ' * (depth + 1)}{text(Tap(into(block, i), given))}"
             open_blocks = statement.blocks
             indent = "    " * len(open_blocks)
             yield f"{indent}{statement.name} = {''.join(map(text, statement.parts))}"
@@ -189,8 +202,8 @@ class Program:
 
     def _closed(self, text: Callable[[Part], str], open_blocks: Sequence[str], keep: int) -> Iterator[str]:
         for depth in reversed(range(keep, len(open_blocks))):
-            block = open_blocks[depth]
-            bypass = self.bypasses[block]
-            yield f"{'    ' * (depth + 1)}{bypass.output} = {text(Tap(out_of(block), bypass.output))}"
-            yield f"{'    ' * depth}else:"
-            yield f"{'    ' * depth}    {bypass.output} = {bypass.given}"
+            block, indent = open_blocks[depth], "    " * depth
+            pairs = self.bypasses[block].pairs
+            yield from (f"{indent}    {out} = {text(Tap(out_of(block, i), out))}" for i, out, _ in pairs)
+            yield f"{indent}else:"
+            yield from (f"{indent}    {out} = {given}" for _, out, given in pairs)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import inspect
 import linecache
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetConfig
-from subnet_search.elastic.layers import kept_norm_groups, kept_part
-from subnet_search.elastic.operations.exported import lifted_kind
+from subnet_search.elastic.layers import Active, kept_norm_groups, kept_part
+from subnet_search.elastic.operations.exact_layers import lifted_kind
 from subnet_search.elastic.operations.graph_form import GraphForm, sliced, tensor_of
-from subnet_search.elastic.operations.program import Count, Layer, Part, Positions, Tap, Weight
+from subnet_search.elastic.operations.program import Count, Layer, Part, Positions, Program, Tap, Weight
+from subnet_search.elastic.registered_layers import PassingModule, passing_sizes
 from subnet_search.elastic.supernet import Supernet, active_part
 
-HEAD = '''"""Sub-net {key} of {model}: made by subnet-search, needs torch alone.
+HEAD = '''"""Sub-net {key} of {model}: made by subnet-search, needs {needs}.
 
-    net = SubNet()
+    net = SubNet({given})
     net.load_state_dict(safetensors.torch.load_file("net.safetensors"))
     net.eval()
 """
@@ -32,7 +35,7 @@ aten = torch.ops.aten
 
 
 class SubNet(nn.Module):
-    def __init__(self):
+    def __init__(self{parts}):
         super().__init__()
 '''
 TAIL = '''
@@ -57,24 +60,49 @@ TAIL = '''
 '''
 
 
-def graph_source(supernet: Supernet, config: SubnetConfig) -> tuple[str, dict[str, Tensor]]:
-    """Source of a class `SubNet` that computes one sub-net, and its tensors (shared with the supernet where whole).
+class GraphSource(NamedTuple):
+    """What makes up one sub-net.
+
+    Attributes:
+        text: of a class `SubNet`.
+        tensors: its parameters and buffers, shared with the supernet where they are whole.
+        parts: the modules of the original network that it calls as they are, by path, each with what changes in it (as
+            in `layer_plan`); the class takes them as an argument, if there are any.
+    """
+
+    text: str
+    tensors: dict[str, Tensor]
+    parts: dict[str, dict[str, Any]]
+
+
+def graph_source(supernet: Supernet, config: SubnetConfig) -> GraphSource:
+    """Source of a class that computes one sub-net.
 
     Args:
         supernet: in graph form.
         config: a canonical member of its space.
     """
     model: Any = supernet.model
-    form: GraphForm = model.graph_form
+    form: GraphForm = supernet.form_of(config)
     program, units = form.program, supernet.units_of(config)
     skipped = [block for block in supernet.blocks if config[block] == 0]
     used = _Used(supernet, units)
     body = list(program.lines(used.text, skipped))
-    lines = HEAD.format(key=config.key, model=type(model).__mro__[2].__name__)
+    lines = _head(config.key, type(model).__mro__[2].__name__, used.parts, program)
     lines += "".join(f"        {line}\n" for line in used.definitions())
     lines += f"\n    def forward(self, {', '.join(program.inputs)}):\n"
     lines += "".join(f"        {line}\n" for line in body)
-    return lines + TAIL, used.tensors
+    return GraphSource(lines + TAIL, used.tensors, used.parts)
+
+
+def _head(key: str, model: str, parts: Mapping[str, Any], program: Program) -> str:
+    needs = ["torch alone"]
+    if parts:
+        needs = [f"of that network the modules {', '.join(parts)} with their sizes (load_subnet sees to it)"]
+    if operators := program.foreign_operators:
+        needs.append(f"the operators {', '.join(operators)}: import what registers them first")
+    given, argument = ("parts", ", parts") if parts else ("", "")
+    return HEAD.format(key=key, model=model, needs="; ".join(needs), given=given, parts=argument)
 
 
 class _Used:
@@ -85,6 +113,7 @@ class _Used:
         self.model: Any = supernet.model
         self.tensors: dict[str, Tensor] = {}
         self.made: dict[str, str] = {}  # path -> how it is made
+        self.parts: dict[str, dict[str, Any]] = {}
         self.lists = 0
 
     def text(self, part: Part) -> str:
@@ -120,6 +149,9 @@ class _Used:
             return
         site = self.supernet.sites.get(part.path)
         found = None if site is None else active_part(layer, site, self.units)
+        if part.path in self.model.graph_form.parts:
+            self._part(part.path, layer, found)
+            return
         for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
             kept = tensor
             if found is not None and tensor.ndim:
@@ -131,8 +163,18 @@ class _Used:
         )
         self.made[part.path] = f"self._without_bias({made})" if norm_without_bias else made
 
+    def _part(self, path: str, module: nn.Module, found: Active | None) -> None:
+        """A module of the original network, as it is but for the channels of its own that are left out."""
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            kept = tensor if found is None or "." in name else kept_part(module, name, tensor, found)
+            self.tensors[f"{path}.{name}"] = kept
+        sizes = passing_sizes(module, found.num_inputs) if found and isinstance(module, PassingModule) else {}
+        self.parts[path], self.made[path] = sizes, f"parts[{path!r}]"
+
     def definitions(self) -> Iterator[str]:
         """The body of `__init__`."""
+        if self.parts:
+            yield f"self.called_as_they_are = {tuple(self.parts)}"
         for path, made in self.made.items():
             yield f"self._place({path!r}, {made})"
 
@@ -178,20 +220,41 @@ def _widths(part: Any) -> tuple[int, int]:
     return part.num_inputs, part.num_outputs
 
 
-def build_from_source(source: str, where: str = "<sub-net>") -> nn.Module:
+def build_from_source(
+    source: str, where: str = "<sub-net>", parts: Mapping[str, nn.Module] | None = None
+) -> nn.Module:
     """The network that a source of `graph_source` describes; its tensors wait on the meta device to be loaded.
 
+    Args:
+        source: to be executed.
+        where: a name for tracebacks.
+        parts: the modules of the original network that it calls as they are; they become the network's.
+
     Raises:
-        InvalidInput: it is no such source.
+        InvalidInput: it is no such source, or parts are missing.
     """
     try:
         kind = _kind(source, where)
+        takes_parts = "parts" in inspect.signature(kind).parameters
+        if takes_parts and not parts:
+            raise InvalidInput(
+                f"{where} calls modules of the original network as they are, and got none: load the sub-net by "
+                "load_subnet where that network's code can be imported"
+            )
         with torch.device("meta"):
-            return kind()
+            return kind(parts) if takes_parts else kind()
+    except InvalidInput:
+        raise
     except (Exception, SystemExit) as error:  # a damaged file can raise anything
         raise InvalidInput(
             f"{where} is no source of a sub-net: {type(error).__name__}: {error}; export the sub-net again"
         ) from error
+
+
+def built_again(net: nn.Module, source: str) -> nn.Module:
+    """The network from its source, without its weights; modules called as they are become copies of the net's."""
+    parts = {path: copy.deepcopy(net.get_submodule(path)) for path in getattr(net, "called_as_they_are", ())}
+    return build_from_source(source, parts=parts)
 
 
 def source_of(net: nn.Module) -> str | None:

@@ -30,6 +30,7 @@ from subnet_search.elastic.operations.program import (
     Weight,
     into,
 )
+from subnet_search.elastic.residual import handed_on
 
 
 def write_program(traced: Exported, flow: LabelFlow, grouping: Grouping, blocks: Sequence[str]) -> Program:
@@ -65,9 +66,8 @@ class _Writer:
                 )
                 statements.append(Statement(node.name, tuple(self._parts(node)), used, around))
         bypasses = {
-            call.path: Bypass(call.output.name, call.inputs[0].name)
-            for call in self.traced.calls
-            if call.path in self.blocks and call.output is not None
+            path: Bypass(tuple(n.name for n in handed.outputs), tuple(n.name for n in handed.inputs))
+            for path, handed in handed_on(self.traced, self.blocks).items()
         }
         return Program(tuple(inputs), tuple(statements), bypasses, answer, uses)
 
@@ -77,19 +77,20 @@ class _Writer:
     def _parts(self, node: fx.Node) -> Iterator[Part]:
         if node.op == "call_module":
             yield Layer(str(node.target))
-            yield "("
-            yield from self.value(node.args[0])
-            yield ")"
+            yield from self.call("", node.args, node.kwargs)
             return
         if node.target is operator.getitem:
             yield from self.value(node.args[0])
-            yield f"[{node.args[1]}]"
+            yield f"[{node.args[1]!r}]"
             return
         packet = getattr(node.target, "overloadpacket", None)
-        if packet is None or not str(packet).startswith("aten."):
+        if packet is None:
             raise UntraceableModelError(
                 f"{node.name} is no operator of torch ({node.target}); set exclude for the module that calls it"
             )
+        if not str(packet).startswith("aten."):
+            yield from self.call(f"torch.ops.{node.target}", node.args, node.kwargs)
+            return
         special = _SPECIAL.get(packet)
         found = None if special is None else special(self, node, arguments(node))
         yield from self.call(str(node.target), self.tapped(node), node.kwargs) if found is None else found

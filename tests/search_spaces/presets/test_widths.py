@@ -132,3 +132,11 @@ def test_an_absurd_number_of_groups_is_refused_at_once() -> None:
     space = SearchSpace((Knob("a", (4, 8, 16)),))
     with pytest.raises(InvalidInput, match="equal groups"):
         ladders(space, groups=10**15)
+
+
+def test_a_path_goes_down_in_resolution_too() -> None:
+    space = SearchSpace((Knob("resolution", (16, 24, 32), "resolution"), Knob("a", (2, 4))))
+    rungs = ladders(space, groups=2)
+    assert rungs == {"resolution": (32, 24, 16), "a": (4, 2)}
+    knob, smaller = steps_down(space, space.largest(), rungs)[0]
+    assert (knob, smaller["resolution"], smaller["a"]) == ("resolution", 24, 4)
