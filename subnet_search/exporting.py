@@ -81,9 +81,8 @@ def export(
             except SubnetSearchError:
                 raise
             except Exception as error:  # exporters raise nearly anything
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise SubnetSearchError(
-                    f'{type(net).__name__} cannot be written as "{name}": {reason}. Leave that format out'
+                    f'{type(net).__name__} cannot be written as "{name}": {_reason(error)}. Leave that format out'
                 ) from error
             if not difference <= TOLERANCE * max(1.0, _scale(outputs)):
                 raise SubnetSearchError(
@@ -97,6 +96,13 @@ def export(
                 write_whole(final, source.encode())
             written.append(Exported("source", final, final.stat().st_size, difference))
     return written
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the bottom: exporters wrap it into advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
 
 
 def _write_safetensors(net: nn.Module, example: Example, path: Path) -> Reload:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.statistics import recalibrate
-from subnet_search.exporting import export
+from subnet_search.exporting import FORMATS, export
 from subnet_search.measure import count_params
 from tests.small import EXAMPLE, small_splits, small_supernet
 
@@ -162,3 +162,16 @@ def test_a_net_that_a_format_cannot_express_is_named_and_leaves_no_file(tmp_path
     with pytest.raises(SubnetSearchError, match=r'written as "safetensors" answers differently by 1;'):
         export(Forgetful(), torch.ones(1, 3), tmp_path, ("safetensors",))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_errors_in_errors_the_innermost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def advises(net: nn.Module, example: object, path: Path) -> None:
+        try:
+            raise ValueError("no rule for that operator.")
+        except ValueError as error:
+            raise RuntimeError("step 3 of 3 failed, please file a report") from error
+
+    monkeypatch.setitem(FORMATS, "onnx", advises)
+    monkeypatch.setattr("subnet_search.exporting.check_formats", lambda names: None)
+    with pytest.raises(SubnetSearchError, match=r'as "onnx": no rule for that operator\. Leave'):
+        export(nn.Linear(3, 2), torch.ones(1, 3), tmp_path, ("onnx",))

@@ -146,7 +146,12 @@ def stopping(place: Any, name: str, calls: int) -> Callable[[pytest.MonkeyPatch]
 @pytest.mark.parametrize(
     ("stop", "there", "not_there"),
     [
-        (stopping(SupernetEvaluator, "__call__", 5), "evaluations.jsonl", "subnets"),
+        pytest.param(
+            stopping(SupernetEvaluator, "__call__", 5),
+            "evaluations.jsonl",
+            "subnets",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             stopping(SandwichStep, "__call__", 5),
             "checkpoint.json",

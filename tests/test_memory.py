@@ -75,6 +75,7 @@ def test_channels_last_holds_inside_the_block_only_and_keeps_values_and_answers(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.slow
 def test_freed_memory_is_used_again_without_page_faults() -> None:
     code = """
         import resource, sys, numpy as np

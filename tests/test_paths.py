@@ -108,7 +108,11 @@ def walked(folder: Path, settings: ProgressiveSettings) -> tuple[list[PathElemen
 
 
 @pytest.mark.parametrize(
-    "settings", [pytest.param(QUICK, id="plain"), pytest.param(TUNED, id="tuned", marks=pytest.mark.slow)]
+    "settings",
+    [
+        pytest.param(QUICK, id="plain", marks=pytest.mark.slow),
+        pytest.param(TUNED, id="tuned", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_any_step_it_comes_to_the_same_path(tmp_path: Path, settings: ProgressiveSettings) -> None:
     settings = settings.model_copy(update={"smallest_macs_share": 0.5})

@@ -477,13 +477,12 @@ def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
 @pytest.mark.parametrize(
     "name",
     [
-        "splits.json",
-        "coverage.json",
         "costs.json",
-        "front.json",
-        "KEY/config.json",
         "KEY/net.safetensors",
-        "KEY/net.pt2",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("splits.json", "coverage.json", "front.json", "KEY/config.json", "KEY/net.pt2")
+        ),
     ],
 )
 def test_a_damaged_file_is_named_and_deleting_it_as_the_message_says_is_a_way_out(

@@ -189,9 +189,9 @@ def killed_at_search(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("kill", "there", "not_there"),
     [
-        (killed_at_path, PATH, "checkpoint-join.json"),
+        pytest.param(killed_at_path, PATH, "checkpoint-join.json", marks=pytest.mark.slow),
         (killed_at_join, "checkpoint-join.json", "joined.safetensors"),
-        (killed_at_search, "joined.safetensors", PATH_SUBNETS),
+        pytest.param(killed_at_search, "joined.safetensors", PATH_SUBNETS, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_anywhere_and_resumed_it_equals_the_unbroken_road(

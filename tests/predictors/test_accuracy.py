@@ -54,6 +54,7 @@ def test_the_family_that_orders_best_is_chosen_and_the_first_where_there_is_no_t
     assert alike.chosen.family == "ridge"
 
 
+@pytest.mark.slow
 def test_values_that_have_nothing_to_do_with_configs_are_seldom_trusted() -> None:
     trusted = 0
     for seed in range(10):

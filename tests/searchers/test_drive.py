@@ -252,6 +252,7 @@ with (open_run(folder) if folder.exists() else create_run(folder, "")) as run:
 """
 
 
+@pytest.mark.slow
 def test_a_search_killed_outright_and_continued_has_the_record_of_the_unbroken_one(tmp_path: Path) -> None:
     root, folder = Path(__file__).parents[2], tmp_path / "run"
     command = [sys.executable, "-c", SCRIPT, str(root), str(folder)]

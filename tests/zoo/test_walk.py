@@ -203,7 +203,9 @@ def test_exports_are_looked_at_on_their_own() -> None:
     assert walking.code_version(look_at_exports) != walking.code_version()
 
 
-@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:test_vit"])
+@pytest.mark.parametrize(
+    "name", ["torchvision:squeezenet1_1", pytest.param("timm:test_vit", marks=pytest.mark.slow)]
+)
 def test_a_network_of_the_zoo_is_right(name: str) -> None:
     if name.startswith("timm"):
         pytest.importorskip("timm", reason="timm is not installed")
