@@ -33,9 +33,9 @@ QUICK = [
     "efficientnet_b0",
 ]
 SMALLER = [  # one of a family, tried with smaller images too; `make zoo` tries all
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_y_400mf", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "vit_b_32",
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5",
+    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0",
+    "swin_t", "vit_b_32",
 ]  # fmt: skip
 QUICK_SMALLER = ["resnet18"]
 SIDES_PX = {"inception_v3": 299}  # of the others 224; freedoms do not depend on it
