@@ -118,6 +118,18 @@ class Multiplied(nn.Module):
         return self.head(self.twice(self.first(x)).mean([2, 3]))
 
 
+class FewGroups(nn.Module):
+    """A convolution in two groups of many channels: each gets thinner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = conv_bn(3, 32), conv_bn(32, 24, groups=2)
+        self.last, self.head = conv_bn(24, 20), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.grouped(self.stem(x))).mean((2, 3)))
+
+
 class Concatenated(nn.Module):
     """Two branches side by side, one of them also read alone."""
 
@@ -317,6 +329,7 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
     "nested": NestedNet,
     "inverted": Inverted,
     "multiplied": Multiplied,
+    "few groups": FewGroups,
     "concatenated": Concatenated,
     "reused": Reused,
     "tied weights": TiedWeights,

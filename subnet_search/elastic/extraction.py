@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.elastic.detour import Detour
 from subnet_search.elastic.graph import Example, call_arguments, enclosing, home_paths
+from subnet_search.elastic.grouped import kept_groups
 from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.layers import ElasticLayer, kept_part, make_plain
 from subnet_search.elastic.operations.graph_form import RunsGraph
@@ -190,7 +191,7 @@ def _sizes(layer: Any, supernet: Supernet, path: str, units: Mapping[str, int]) 
         return {"in_channels": part.num_inputs, "out_channels": part.num_outputs}
     if hasattr(layer, "num_features"):
         return {"num_features": part.num_inputs}
-    groups = 1 if layer.groups == 1 else layer.groups * part.num_outputs // layer.out_channels
+    groups = kept_groups(layer, part.num_outputs)
     return {"in_channels": part.num_inputs, "out_channels": part.num_outputs, "groups": groups}
 
 

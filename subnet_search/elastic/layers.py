@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from search_spaces.errors import SubnetSearchError
 from subnet_search.elastic.detour import Detour
 from subnet_search.elastic.graph import plain_kind
+from subnet_search.elastic.grouped import kept_groups, kept_in_group
 from subnet_search.elastic.groups import Kept
 from subnet_search.elastic.padding import PaddedShortcut
 
@@ -103,9 +104,7 @@ class ElasticConv(ElasticLayer):
 def sliced_conv_weight(conv: Any, active: Active) -> tuple[Tensor, int]:
     """The kept weight `[out, in per group, ...]` of a convolution and its number of groups."""
     weight = take(conv.weight, 0, active.outputs)
-    if conv.groups == 1:
-        return take(weight, 1, active.inputs), 1
-    return weight, conv.groups * active.num_outputs // conv.out_channels
+    return take(weight, 1, kept_in_group(conv, active.inputs)), kept_groups(conv, active.num_outputs)
 
 
 def kept_part(layer: Any, name: str, tensor: Tensor, part: Active) -> Tensor:
@@ -118,9 +117,9 @@ def kept_part(layer: Any, name: str, tensor: Tensor, part: Active) -> Tensor:
     if hasattr(layer, "num_features") or isinstance(layer, nn.LayerNorm | nn.GroupNorm):
         return take(tensor, 0, part.inputs)
     tensor = take(tensor, 0, part.outputs)
-    if name == "weight" and getattr(layer, "groups", 1) == 1:
-        return take(tensor, 1, part.inputs)
-    return tensor
+    if name != "weight":
+        return tensor
+    return take(tensor, 1, kept_in_group(layer, part.inputs) if hasattr(layer, "groups") else part.inputs)
 
 
 class ElasticConv1d(ElasticConv, nn.Conv1d):

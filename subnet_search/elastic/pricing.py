@@ -15,6 +15,7 @@ from search_spaces import CostTable, SearchSpace
 from subnet_search.elastic.custom import Passes, rule_for
 from subnet_search.elastic.flow import Flow
 from subnet_search.elastic.graph import enclosing, home_paths
+from subnet_search.elastic.grouped import makes_thinner
 from subnet_search.elastic.groups import ChannelMap, Grouping
 from subnet_search.elastic.operations.exported import Exported, aten
 from subnet_search.elastic.operations.label_flow import LabelFlow, arguments
@@ -89,9 +90,7 @@ class Pricing:
             )
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             per_position = math.prod(layer.kernel_size) * math.prod(shape[2:]) * shape[0]
-            if layer.groups > 1:
-                return scaled(outputs, per_position * layer.in_channels // layer.groups)
-            return scaled(times(outputs, inputs), per_position)
+            return scaled(times(outputs, self._inputs_of_group(layer, inputs)), per_position)
         return {}
 
     def _fixed_formula(self, node: fx.Node) -> Terms | None:
@@ -164,9 +163,17 @@ class Pricing:
             if leaf not in rule.parameters:
                 return {(): math.prod(shape)}
             return scaled(self.width(first), math.prod(shape) // shape[rule.parameters[leaf]])
-        if leaf == "weight" and site.writes and site.reads and getattr(layer, "groups", 1) == 1:
-            return scaled(times(self.width(site.writes), self.width(site.reads)), math.prod(shape[2:]))
+        if leaf == "weight" and site.writes and site.reads:
+            inputs = self.width(site.reads)
+            inputs = self._inputs_of_group(layer, inputs) if hasattr(layer, "groups") else inputs
+            return scaled(times(self.width(site.writes), inputs), math.prod(shape[2:]))
         return scaled(self.width(first), math.prod(shape[1:]))
+
+    def _inputs_of_group(self, conv: Any, inputs: Terms) -> Terms:
+        """How many inputs one group of a convolution has, where all of them have so many."""
+        if not makes_thinner(conv):
+            return {(): conv.in_channels // conv.groups}
+        return {knobs: channels // conv.groups for knobs, channels in inputs.items()}
 
     def width(self, channel_map: ChannelMap) -> Terms:
         """How many positions of an axis a sub-net keeps."""

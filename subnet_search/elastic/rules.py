@@ -20,6 +20,7 @@ from torch import fx, nn
 from subnet_search.elastic.custom import rule_for, told
 from subnet_search.elastic.flow import Flow, Layout, freeze_by_settings
 from subnet_search.elastic.graph import Traced, plain_kind
+from subnet_search.elastic.grouped import couple_groups
 from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.registered import by_registered_rule
 
@@ -147,12 +148,7 @@ def _convolution(flow: Flow, node: fx.Node) -> Layout:
     inputs = flow.layout(first_input(node), axis=1).ids
     outputs = flow.write(node, conv.out_channels)
     flow.read(node, inputs)
-    if conv.groups > 1:  # each convolution group stands and falls as a whole
-        for members_in, members_out in zip(
-            inputs.reshape(conv.groups, -1), outputs.reshape(conv.groups, -1), strict=True
-        ):
-            members = np.concatenate([members_in, members_out])
-            flow.channels.unite(members[:-1], members[1:])
+    couple_groups(flow.channels, inputs, outputs, conv)
     return Layout(1, outputs)
 
 

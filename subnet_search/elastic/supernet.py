@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces import RESOLUTION_KNOB, CostTable, InvalidInput, SearchSpace, SubnetConfig
 from subnet_search.elastic.graph import Example
+from subnet_search.elastic.grouped import makes_thinner
 from subnet_search.elastic.groups import ChannelMap, Group, Kept, Site
 from subnet_search.elastic.image_size import Size, resized
 from subnet_search.elastic.layers import Active, ElasticBatchNorm, ElasticLayer, is_batch_norm
@@ -241,7 +242,8 @@ def _permute(layer: nn.Module, site: Site, orders: Mapping[str, np.ndarray]) -> 
         layer.sources.copy_(arrived[layer.sources.cpu()[outputs]])
         return
     per_channel = outputs if outputs is not None else inputs  # norms write nothing of their own
-    two_sided = inputs is not None and outputs is not None and getattr(layer, "groups", 1) == 1
+    groups = getattr(layer, "groups", 1)
+    two_sided = inputs is not None and outputs is not None and (groups == 1 or makes_thinner(layer))
     followed = getattr(layer, "followed", None)
     for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
         if followed is not None:
@@ -250,5 +252,5 @@ def _permute(layer: nn.Module, site: Site, orders: Mapping[str, np.ndarray]) -> 
         elif tensor.ndim > 0 and per_channel is not None:
             in_order = tensor.index_select(0, per_channel.to(tensor.device))
             if name == "weight" and two_sided and inputs is not None:
-                in_order = in_order.index_select(1, inputs.to(tensor.device))
+                in_order = in_order.index_select(1, inputs[: len(inputs) // groups].to(tensor.device))
             tensor.copy_(in_order)

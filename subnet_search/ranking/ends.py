@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from subnet_search.elastic.grouped import makes_thinner
 from subnet_search.elastic.groups import ChannelMap
 from subnet_search.elastic.operations.graph_form import RunsGraph, Taps
 from subnet_search.elastic.operations.program import Tap, into, out_of
@@ -29,14 +30,14 @@ class End:
         reads: the channels along the axis of what it takes in.
         axis: that axis.
         path: of the layer; empty for an operator.
-        groups: of a convolution.
+        hands_on: whether it is a convolution in groups that go as a whole, with what they write.
     """
 
     attach: Attach
     reads: ChannelMap
     axis: int
     path: str = ""
-    groups: int = 1
+    hands_on: bool = False
 
 
 def ends(supernet: Supernet) -> dict[End, list[str]]:
@@ -47,7 +48,7 @@ def ends(supernet: Supernet) -> dict[End, list[str]]:
     found: dict[End, list[str]] = {end: [] for end in (*_layers(supernet), *_operators(supernet))}
     for name, group in supernet.groups.items():
         taking = [end for end in found if name in end.reads.groups]
-        last = [end for end in taking if end.groups == 1 or end.path not in group.writers]
+        last = [end for end in taking if not end.hands_on or end.path not in group.writers]
         for end in last or taking:
             found[end].append(name)
     return {end: groups for end, groups in found.items() if groups}
@@ -77,8 +78,8 @@ def _layers(supernet: Supernet) -> list[End]:
         layer = supernet.model.get_submodule(path)
         if site.reads is not None and isinstance(layer, _ConvNd | nn.Linear | PaddedShortcut):
             axis = 1 if isinstance(layer, PaddedShortcut) else -1 - len(getattr(layer, "kernel_size", ()))
-            groups = getattr(layer, "groups", 1)
-            found.append(End(partial(_coming_in, layer), site.reads, axis, path, groups))
+            hands_on = isinstance(layer, _ConvNd) and not makes_thinner(layer)
+            found.append(End(partial(_coming_in, layer), site.reads, axis, path, hands_on))
     return found
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.toys import FewGroups
+
 NUM_CLASSES = 5
 
 
@@ -496,6 +498,7 @@ GRAPH_TOYS: dict[str, Toy] = {
     "convnext": Toy(ConvNext, (16, 24, 24, 24, 24), 3),
     "shuffles": Toy(Shuffles, (8, 8, 8, 8, 16, 16, 16, 16, 24)),
     "group shuffle": Toy(GroupShuffle, (4, 12)),
+    "few groups": Toy(FewGroups, (12, 16, 20)),
     "gated": Toy(GatedNet, (12, 16, 24), 2),
     "standardised": Toy(Standardised, (16, 24)),
     "group norms": Toy(GroupNorms, (4, 12), 1),

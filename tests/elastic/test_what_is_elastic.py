@@ -65,6 +65,18 @@ def test_small_image_resnets_have_elastic_streams_across_padded_shortcuts() -> N
     assert len(supernet.blocks) == 7
 
 
+def test_a_few_wide_groups_of_a_convolution_get_thinner() -> None:
+    groups = convert("few groups").groups
+    assert (groups["stem.0"].units, groups["stem.0"].unit_channels) == (16, 2)
+    assert (groups["grouped.0"].units, groups["grouped.0"].unit_channels) == (12, 2)
+    assert groups["stem.0"].writers == ("stem.0",)
+    supernet = convert("few groups")
+    config = supernet.space.canonical({**supernet.space.largest(), "stem.0": 16, "grouped.0": 8})
+    conv = extract(supernet, config, X, recalibrate(supernet, config, [(X, torch.zeros(2))])).grouped[0]
+    assert (conv.in_channels, conv.out_channels, conv.groups) == (16, 8, 2)
+    assert conv.weight.shape == (8, 8, 3, 3)
+
+
 def test_grouped_convolution_drops_whole_groups() -> None:
     group = convert("inverted").groups["project.0"]
     assert (group.units, group.unit_channels, group.choices) == (4, 4, (4, 8, 12, 16))

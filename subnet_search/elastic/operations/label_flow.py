@@ -129,13 +129,3 @@ def name_of(node: fx.Node) -> str:
 def first_of(given: Given) -> Any:
     """The tensor that an operator works on."""
     return next(iter(given.values()))
-
-
-def couple_groups(flow: LabelFlow, inputs: np.ndarray, outputs: np.ndarray, groups: int) -> None:
-    """Each group of a grouped convolution stands and falls as a whole."""
-    if groups > 1:
-        for members_in, members_out in zip(
-            inputs.reshape(groups, -1), outputs.reshape(groups, -1), strict=True
-        ):
-            members = np.concatenate([members_in, members_out])
-            flow.channels.unite(members[:-1], members[1:])

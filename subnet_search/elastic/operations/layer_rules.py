@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from subnet_search.elastic.operations.label_flow import LabelFlow, along_axis, couple_groups
+from subnet_search.elastic.grouped import couple_groups
+from subnet_search.elastic.operations.label_flow import LabelFlow, along_axis
 from subnet_search.elastic.operations.labels import Factors
 
 
@@ -41,7 +42,7 @@ def _conv_layer(flow: LabelFlow, node: fx.Node) -> Factors:
     for factor in others:
         flow.labels.freeze([factor], f"{node.target} mixes the axis")
     outputs = _output_ids(flow, node, layer.out_channels)
-    couple_groups(flow, ids, outputs, layer.groups)
+    couple_groups(flow.channels, ids, outputs, layer)
     rank = len(flow.shape(node))
     return (along_axis(outputs, rank + _channel_axis(layer), rank),)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from subnet_search.elastic.grouped import couple_whole_groups
 from subnet_search.elastic.operations.combining_rules import (
     aligned,
     elementwise,
@@ -17,7 +18,6 @@ from subnet_search.elastic.operations.label_flow import (
     LabelFlow,
     along_axis,
     at_one_row,
-    couple_groups,
     name_of,
 )
 from subnet_search.elastic.operations.labels import Factors, axes_of
@@ -127,7 +127,7 @@ def convolution(flow: LabelFlow, node: fx.Node, given: Given) -> Factors:
             for f in (*kernel, *factors):
                 flow.labels.freeze([f], f"{name_of(node)} in groups, of which one side is not elastic")
             return ()
-        couple_groups(flow, read.flatten().numpy(), written.flatten().numpy(), groups)
+        couple_whole_groups(flow.channels, read.flatten().numpy(), written.flatten().numpy(), groups)
         out = (along_axis(written.flatten().numpy(), axis, rank),)
     _note_writer(flow, weight, out, axis)
     return _with_bias(flow, node, out, given["bias"], axis)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetConfig
+from subnet_search.elastic.grouped import kept_groups
 from subnet_search.elastic.layers import Active, kept_norm_groups, kept_part
 from subnet_search.elastic.operations.exact_layers import lifted_kind
 from subnet_search.elastic.operations.graph_form import GraphForm, sliced, tensor_of
@@ -209,7 +210,7 @@ def _constructor(layer: Any, part: Any) -> str:
             f"affine={layer.affine}, track_running_stats={layer.track_running_stats})"
         )
     inputs, outputs = (layer.in_channels, layer.out_channels) if part is None else _widths(part)
-    groups = 1 if layer.groups == 1 else layer.groups * outputs // layer.out_channels
+    groups = kept_groups(layer, outputs)
     return (
         f"nn.{kind.__name__}({inputs}, {outputs}, {layer.kernel_size}, stride={layer.stride}, "
         f"padding={layer.padding!r}, dilation={layer.dilation}, groups={groups}, bias={layer.bias is not None})"
