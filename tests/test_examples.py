@@ -29,6 +29,7 @@ EXAMPLES = ROOT / "examples"
 GUIDES = ROOT / "docs" / "guides"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_every_script_runs(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,8 @@ from subnet_search.rebuilding import load_subnet
 from subnet_search.training import SandwichStep
 from tests.test_pipeline import killed_run
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [model]
 name = "tests.vit:tiny_vit"

@@ -479,6 +479,7 @@ def test_a_path_that_cannot_be_is_refused_where_a_run_is_given_another_searcher(
         assert pipeline.read_settings(run).search.searcher == "nsga2"
 
 
+@pytest.mark.slow
 def test_us_net_trains_uniform_widths_in_the_order_that_channels_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,6 +596,7 @@ def test_subnets_that_a_smaller_one_beats_are_left_out(finished: Path) -> None:
     assert chosen == [element.config for element in reselect(walked)]
 
 
+@pytest.mark.slow
 def test_noise_levels_say_which_drops_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
