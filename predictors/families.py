@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
@@ -23,11 +24,36 @@ NETS = 5
 MOST_NET_ROWS = 2_000
 
 
-class Ridge:
-    """Linear in the features and, where these are few, in their products; Bayesian, so that it knows its spread."""
+class _Refitted(ABC):
+    """A family without settings to find: learning again is learning anew, and the mean costs as much as the spread."""
 
     def __init__(self, groups: NDArray[np.integer]) -> None:
         self._groups = groups
+
+    @abstractmethod
+    def fit(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
+        """As `Model.fit`; noise is left out of account."""
+
+    @abstractmethod
+    def predict(self, x: Floats) -> tuple[Floats, Floats]:
+        """As `Model.predict`."""
+
+    def again(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
+        """As `Model.again`."""
+        return type(self)(self._groups).fit(x, y, noise)
+
+    anew = again
+
+    def expect(self, x: Floats) -> Floats:
+        """As `Model.expect`."""
+        return self.predict(x)[0]
+
+
+class Ridge(_Refitted):
+    """Linear in the features and, where these are few, in their products; Bayesian, so that it knows its spread."""
+
+    def __init__(self, groups: NDArray[np.integer]) -> None:
+        super().__init__(groups)
         few = len(groups) <= MOST_PAIRED
         self._paired = PolynomialFeatures(2 if few else 1, interaction_only=True, include_bias=False)
 
@@ -36,43 +62,23 @@ class Ridge:
         self._model = BayesianRidge().fit(self._paired.fit_transform(x), y)
         return self
 
-    def again(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
-        """As `Model.again`."""
-        return type(self)(self._groups).fit(x, y, noise)
-
-    anew = again
-
-    def expect(self, x: Floats) -> Floats:
-        """As `Model.expect`."""
-        return self.predict(x)[0]
-
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """As `Model.predict`."""
         mean, std = self._model.predict(self._paired.transform(x), return_std=True)
         return mean, std
 
 
-class Trees:
+class Trees(_Refitted):
     """Extremely randomised trees; the spread is that between trees."""
 
     def __init__(self, groups: NDArray[np.integer]) -> None:
-        self._groups = groups
+        super().__init__(groups)
         self._model = ExtraTreesRegressor(60, max_features=0.7, random_state=0)
 
     def fit(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
         """As `Model.fit`; noise is left out of account."""
         self._model.fit(x, y)
         return self
-
-    def again(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
-        """As `Model.again`."""
-        return type(self)(self._groups).fit(x, y, noise)
-
-    anew = again
-
-    def expect(self, x: Floats) -> Floats:
-        """As `Model.expect`."""
-        return self.predict(x)[0]
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """As `Model.predict`."""
@@ -81,11 +87,11 @@ class Trees:
         return each.mean(axis=0), each.std(axis=0) + 1e-3
 
 
-class Boosting:
+class Boosting(_Refitted):
     """Boosted trees; the spread is that of what was left out of each tree's sample."""
 
     def __init__(self, groups: NDArray[np.integer]) -> None:
-        self._groups = groups
+        super().__init__(groups)
         self._model = GradientBoostingRegressor(
             n_estimators=150, learning_rate=0.08, max_depth=4, subsample=0.7, max_features=0.5, random_state=0
         )
@@ -96,27 +102,17 @@ class Boosting:
         self._spread = max(float(np.sqrt(self._model.oob_scores_[-20:].mean())), 1e-3)
         return self
 
-    def again(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
-        """As `Model.again`."""
-        return type(self)(self._groups).fit(x, y, noise)
-
-    anew = again
-
-    def expect(self, x: Floats) -> Floats:
-        """As `Model.expect`."""
-        return self.predict(x)[0]
-
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """As `Model.predict`."""
         mean = self._model.predict(x)
         return mean, np.full(len(mean), self._spread)
 
 
-class Networks:
+class Networks(_Refitted):
     """Small networks that begin differently and see different resamplings; the spread is that between them."""
 
     def __init__(self, groups: NDArray[np.integer]) -> None:
-        self._groups = groups
+        super().__init__(groups)
         make: Callable[..., Any] = partial(
             MLPRegressor, hidden_layer_sizes=(32, 16), solver="lbfgs", alpha=0.1, max_iter=100
         )
@@ -131,16 +127,6 @@ class Networks:
                 picks = rng.integers(0, len(y), min(len(y), MOST_NET_ROWS))
                 net.fit(x[picks], y[picks])
         return self
-
-    def again(self, x: Floats, y: Floats, noise: Floats | None = None) -> Self:
-        """As `Model.again`."""
-        return type(self)(self._groups).fit(x, y, noise)
-
-    anew = again
-
-    def expect(self, x: Floats) -> Floats:
-        """As `Model.expect`."""
-        return self.predict(x)[0]
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """As `Model.predict`."""
