@@ -11,7 +11,16 @@ from typing import Any
 
 import torch
 
-from benchmarks import conversion, cost_table, evaluation, forward, quickstart, sandwich
+from benchmarks import (
+    conversion,
+    cost_table,
+    distributed,
+    evaluation,
+    forward,
+    quickstart,
+    sandwich,
+    searchers,
+)
 from benchmarks.figure import Figure
 from subnet_search.measure import describe_device
 from subnet_search.memory import keep_freed_memory
@@ -23,6 +32,8 @@ CLAIMS = {
     "sandwich": sandwich.measure,
     "evaluation": evaluation.measure,
     "quickstart": quickstart.measure,
+    "searchers": searchers.measure,
+    "distributed": distributed.measure,
 }
 RESULTS = Path(__file__).parent.parent / "reports" / "results"
 HEAD = """# Benchmarks

@@ -55,6 +55,11 @@ class Table:
         place = self._places[self.space.encode([config])[0].tobytes()]  # type: ignore[attr-defined]
         return Evaluation(config, tuple(self.values[place].tolist()), source="table")
 
+    def macs_of(self, rows: np.ndarray) -> np.ndarray:
+        """Multiply-adds of canonical rows `[num_rows, num_knobs]`: `[num_rows]`."""
+        places = [self._places[row.tobytes()] for row in np.ascontiguousarray(rows)]  # type: ignore[attr-defined]
+        return self.macs[places]
+
     def regret(self, evaluations: Sequence[Evaluation]) -> float:
         """1 - HV / HV of the true front, in percent; the reference is the largest cost and smallest accuracy."""
         losses = losses_of(self.objectives, evaluations)

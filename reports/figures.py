@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from reports.per_input import Examples, RoutesView
+
 RUN_COLOURS = (SEARCHER, FRONT, "#009e73", TUNED, UNIFORM, "#56b4e9", INK, RANDOM)
 MARKERS = "osD^vPX*"
 BASELINE_STYLES: dict[str, dict[str, Any]] = {
@@ -49,6 +51,7 @@ def draw_pareto(view: ParetoView) -> Figure:
                 divisor = x if line == axes.axvline else y
                 line(limit / divisor, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), label="limit")
         _intervals(axes, view, x, y)
+        _averages(axes, view, x, y)
         if view.full:
             _scatter(axes, [view.full], x, y, label="full net", marker="*", color=INK, s=120, zorder=6)
         if knee := [point for point in view.front if view.knee and point.key == view.knee.member.config.key]:
@@ -234,6 +237,49 @@ def _front(axes: Axes, view: ParetoView, x: float, y: float, **style: Any) -> No
     if view.front:
         xs, ys = [p.x / x for p in view.front], [p.y / y for p in view.front]
         axes.plot(xs, ys, drawstyle=f"steps-{view.step}", linewidth=1.5, zorder=3.5, **style)
+
+
+def _averages(axes: Axes, view: ParetoView, x: float, y: float) -> None:
+    """A net that decides for each input: mean costs, with bars as long as their standard deviation over inputs."""
+    if view.averages:
+        style: dict[str, Any] = {"fmt": "P", "color": INK, "markersize": 7, "elinewidth": 1.0, "capsize": 3}
+        axes.errorbar(
+            [one.x / x for one in view.averages],
+            [one.y / y for one in view.averages],
+            xerr=[one.spread / x for one in view.averages],
+            label="dynamic, mean and spread over inputs",
+            zorder=6.4,
+            **style,
+        )
+
+
+def draw_routes(view: RoutesView) -> Figure:
+    """What part of the images takes each route, a bar for each operating point; or a line for each block."""
+    colours = (SEARCHER, UNIFORM, FRONT, TUNED, RANDOM, INK)
+    with blank(8.2, 3.4) as (figure, axes):
+        below = [0.0] * len(view.points)
+        for i, share in enumerate(view.shares):
+            colour = colours[i % len(colours)]
+            if view.stacked:
+                axes.bar(view.points, share.percent, bottom=below, color=colour, width=0.6, label=share.name)
+                below = [low + more for low, more in zip(below, share.percent, strict=True)]
+            else:
+                axes.plot(view.points, share.percent, color=colour, marker=MARKERS[i % len(MARKERS)], label=share.name)
+        axes.set_xlabel("Mean MACs (% of the whole network's)")
+        axes.set_ylabel("Images (%)")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    return figure
+
+
+def draw_examples(view: Examples) -> Figure:
+    """The example images, named by route."""
+    height, width = view.picture.shape[:2]
+    with blank(8.2, min(8.2 * height / width + 0.3, 9.0)) as (figure, axes):
+        axes.imshow(view.picture, interpolation="nearest")
+        axes.set_yticks(view.rows, [f"route {name}" for name in view.routes])
+        axes.set_xticks([])
+        axes.grid(visible=False)
+    return figure
 
 
 def _chosen(axes: Axes, view: ParetoView, x: float, y: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from reports import account, chosen, sections
+from reports import account, chosen, per_input, sections
 from reports.reading import read_run
 from reports.view import RunView
 from subnet_search.record.atomic import telling_what_failed, write_whole
@@ -51,6 +51,7 @@ def build_page(run: RunView, folder: str = ".") -> tuple[str, dict[str, bytes]]:
         path=sections.path(run, figures),
         measured=[column.heading for column in chosen.columns(run)],
         chosen=[chosen.subnet(run, subnet, folder, figures) for subnet in run.chosen],
+        dynamic=per_input.section(run, figures),
         chosen_caption=chosen.caption(run),
         uniform_heading=chosen.uniform_heading(run),
         reranking=chosen.reranking(run, figures),

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reports.view import Chosen, RunView, Seen
 from search_spaces import (
     COST_NAMES,
@@ -74,9 +76,19 @@ def read_run(folder: str | Path) -> RunView:
             full={**_latency(run), **_full(coverage, seen, space, costs)},
             full_test=_json(run, "metrics.json").get("test", {}),
             chosen=chosen,
+            dynamic=_json(run, "dynamic/dynamic.json"),
+            examples=_examples(run),
             damaged=tuple(name for one in chosen for name, _ in one.files if not _is_sound(run, name)),
             events=tuple(run.events()),
         )
+
+
+def _examples(run: Run) -> dict[str, np.ndarray]:
+    name = "dynamic/examples.npz"
+    if not run.has(name):
+        return {}
+    with np.load(run.verify(name), allow_pickle=False) as file:
+        return dict(file)
 
 
 def _is_sound(run: Run, name: str) -> bool:

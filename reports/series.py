@@ -41,6 +41,14 @@ class Tuned(NamedTuple):
     after: Point | None
 
 
+class Average(NamedTuple):
+    """An operating point of a net that decides for each input: a mean cost and its spread over inputs."""
+
+    x: float
+    spread: float
+    y: float
+
+
 class ParetoView(NamedTuple):
     """All the Pareto figure shows; nothing about colours or sizes."""
 
@@ -57,11 +65,13 @@ class ParetoView(NamedTuple):
     knee: Knee | None
     steps: tuple[Step, ...]  # along the front
     spread: Mapping[str, tuple[float, float]]  # by key, in x and y, of what was measured with one
+    averages: tuple[Average, ...] = ()  # of a net that decides for each input
 
     def points(self) -> tuple[Point, ...]:
         """Every point of the figure."""
         tuned = [point for c in self.chosen for point in (c.before, c.after) if point]
-        return (*(p for s in self.series for p in s.points), *tuned, *([self.full] if self.full else ()))
+        mean = [Point(one.x, one.y, "") for one in self.averages]
+        return (*(p for s in self.series for p in s.points), *tuned, *([self.full] if self.full else ()), *mean)
 
 
 class Placed(NamedTuple):
@@ -191,7 +201,14 @@ def pareto_view(run: RunView, x: str = "macs", y: str = "top1_percent") -> Paret
         spread={
             s.key: (s.spread.get(x, 0.0), s.spread.get(y, 0.0)) for s in seen if {x, y} & s.spread.keys()
         },
+        averages=averages(run) if (x, y) == ("macs", "top1_percent") else (),
     )
+
+
+def averages(run: RunView) -> tuple[Average, ...]:
+    """The operating points of the run's dynamic net, on search-validation: MACs and top-1."""
+    points = run.dynamic.get("points", ())
+    return tuple(Average(one["mean_macs"], one["spread_macs"], one["top1_percent"]) for one in points)
 
 
 def rerank_view(run: RunView, name: str = "top1_percent") -> RerankView:

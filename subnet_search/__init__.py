@@ -19,9 +19,10 @@ _HOMES = {
         "register_rule",
     ),
     "data": ("Splits",),
+    "dynamic": ("ControlSettings", "DynamicNet", "save_dynamic"),
     "exporting": ("Exported", "export"),
     "finetuning": ("FinetuneResult", "finetune"),
-    "measure": ("TaskEvaluator", "make_evaluator", "measure_latency", "prove"),
+    "measure": ("TaskEvaluator", "make_evaluator", "measure_latency", "measure_nets", "prove"),
     "models": ("load_model",),
     "rebuilding": ("load_subnet",),
     "paths": ("progressive_search",),
@@ -44,10 +45,12 @@ _HOMES = {
         "SearchResult",
         "Searcher",
         "SpaceExhausted",
+        "StudyClaims",
         "make_searcher",
         "search",
     ),
     "settings": (
+        "DeviceSettings",
         "ElasticSettings",
         "EvaluateSettings",
         "FinetuneSettings",
@@ -55,7 +58,17 @@ _HOMES = {
         "TrainSettings",
     ),
     "subnet_sets": ("load_subnets", "save_subnets"),
-    "training": ("Among", "PlainStep", "SandwichStep", "TrainResult", "UniformWidths", "train"),
+    "training": (
+        "Among",
+        "BootstrapStep",
+        "PlainStep",
+        "SandwichStep",
+        "SkipPathStep",
+        "TrainResult",
+        "UniformWidths",
+        "make_skip_aware",
+        "train",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,4 +1,7 @@
 from .data import Splits as Splits
+from .dynamic import ControlSettings as ControlSettings
+from .dynamic import DynamicNet as DynamicNet
+from .dynamic import save_dynamic as save_dynamic
 from .elastic import Passes as Passes
 from .elastic import Ranking as Ranking
 from .elastic import Statistics as Statistics
@@ -14,6 +17,7 @@ from .finetuning import finetune as finetune
 from .measure import TaskEvaluator as TaskEvaluator
 from .measure import make_evaluator as make_evaluator
 from .measure import measure_latency as measure_latency
+from .measure import measure_nets as measure_nets
 from .measure import prove as prove
 from .models import load_model as load_model
 from .paths import progressive_search as progressive_search
@@ -39,8 +43,10 @@ from .searchers import Racing as Racing
 from .searchers import Searcher as Searcher
 from .searchers import SearchResult as SearchResult
 from .searchers import SpaceExhausted as SpaceExhausted
+from .searchers import StudyClaims as StudyClaims
 from .searchers import make_searcher as make_searcher
 from .searchers import search as search
+from .settings import DeviceSettings as DeviceSettings
 from .settings import ElasticSettings as ElasticSettings
 from .settings import EvaluateSettings as EvaluateSettings
 from .settings import FinetuneSettings as FinetuneSettings
@@ -49,10 +55,13 @@ from .settings import TrainSettings as TrainSettings
 from .subnet_sets import load_subnets as load_subnets
 from .subnet_sets import save_subnets as save_subnets
 from .training import Among as Among
+from .training import BootstrapStep as BootstrapStep
 from .training import PlainStep as PlainStep
 from .training import SandwichStep as SandwichStep
+from .training import SkipPathStep as SkipPathStep
 from .training import TrainResult as TrainResult
 from .training import UniformWidths as UniformWidths
+from .training import make_skip_aware as make_skip_aware
 from .training import train as train
 
 __version__: str

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while working, 2 refused, 130 Ctrl-C, 143 SIGTERM. 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -21,6 +22,7 @@ from subnet_search.exits import guarded
 from subnet_search.recipe import Recipe, quickstart_recipe, read_recipe, with_searcher
 
 if TYPE_CHECKING:
+    from subnet_search.searchers import Workers
     from subnet_search.timed import Ending
 
 app = typer.Typer(
@@ -35,7 +37,26 @@ Minutes = Annotated[
     float | None,
     typer.Option(help="Budget of this command for the whole road; epochs and evaluations shrink to fit."),
 ]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(help="torch, compile, onnxruntime, openvino, executorch or command (default: as [device])."),
+]
+Threads = Annotated[int | None, typer.Option(help="Of the runtime.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or int8, where the runtime has it.")]
+BatchSize = Annotated[int | None, typer.Option("--batch", help="Images in a call.")]
+Command = Annotated[str | None, typer.Option(help="For any board: a command with {file} and {runs} in it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Count = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that evaluate and fine-tune; several need Ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help='Of a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT (default: this machine).'
+    ),
+]
+GpusEach = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker, such as 1 or 0.5.")]
 
 
 def _say(message: str) -> None:
@@ -75,6 +96,9 @@ def run(
         bool,
         typer.Option("--dry-run", help="Check everything, estimate the time of each stage, keep nothing."),
     ] = False,
+    workers: Count = 1,
+    ray_address: Address = None,
+    gpus_per_worker: GpusEach = 0.0,
 ) -> None:
     """Run the whole road of a recipe; an existing run with equal settings is continued.
 
@@ -93,12 +117,12 @@ def run(
     limits = { macs = "50%" }            # a number, or a share of the whole network's
     choose_under = [{ macs = "25%" }]    # or choose = 3: spread over the front
 
-    Further tables: elastic, train, rank, progressive, evaluate, finetune, export, report. RUN/settings.toml shows
-    every key.
+    Further tables: elastic, train, rank, progressive, evaluate, finetune, dynamic, export, report. RUN/settings.toml
+    shows every key.
     """
     deadline, settings = _deadline(minutes), read_recipe(recipe, name)
     if not dry_run:
-        _walk(settings, out, overwrite, deadline)
+        _walk(settings, out, overwrite, deadline, _workers(workers, ray_address, gpus_per_worker))
         return
     from reports import write_report
     from subnet_search.timed import foresee
@@ -108,13 +132,20 @@ def run(
 
 @app.command()
 @guarded
-def resume(folder: RunFolder, minutes: Minutes = None) -> None:
+def resume(
+    folder: RunFolder,
+    minutes: Minutes = None,
+    workers: Count = 1,
+    ray_address: Address = None,
+    gpus_per_worker: GpusEach = 0.0,
+) -> None:
     """Continue a run where it stopped; with --minutes also a search that its time has cut short."""
     deadline = _deadline(minutes)
     from reports import write_report
     from subnet_search.timed import go_on
 
-    _end(go_on(folder, deadline, report=write_report, say=_say))
+    chosen = _workers(workers, ray_address, gpus_per_worker)
+    _end(go_on(folder, deadline, report=write_report, say=_say, workers=chosen))
 
 
 @app.command()
@@ -184,19 +215,43 @@ def search(
             "progressive or uniform. In a run folder only before its search has begun."
         ),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="SUBNET_SEARCH_STORAGE",
+            help="An Optuna storage, such as sqlite:////shared/study.db or postgresql://USER@HOST/DATABASE, on which "
+            "several searches share one study.",
+        ),
+    ] = None,
+    workers: Count = 1,
+    ray_address: Address = None,
+    gpus_per_worker: GpusEach = 0.0,
 ) -> None:
     """Search for the Pareto front, and the stages before it.
 
-    "progressive" finds a path of nested sub-nets first and trains them together; see docs/guides/progressive.md.
+    "progressive" finds a path of nested sub-nets first and trains them together; see docs/guides/progressive.md. What
+    --storage does: docs/guides/shared-study.md; workers, here or on a Ray cluster: docs/guides/cluster.md.
     """
-    _stage(target, out, "search", searcher)
+    chosen = _workers(workers, ray_address, gpus_per_worker)
+    _stage(target, out, "search", searcher, storage=storage, workers=chosen)
 
 
 @app.command()
 @guarded
-def finetune(target: Target, out: Out = Path("runs")) -> None:
+def finetune(
+    target: Target,
+    out: Out = Path("runs"),
+    workers: Count = 1,
+    ray_address: Address = None,
+    gpus_per_worker: GpusEach = 0.0,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Settings to try first, with Ray Tune; the best ones are used.")
+    ] = 0,
+) -> None:
     """Choose sub-nets and fine-tune them, and the stages before it."""
-    _stage(target, out, "finetune")
+    chosen = _workers(workers, ray_address, gpus_per_worker)
+    _stage(target, out, "finetune", workers=chosen, trials=trials)
 
 
 @app.command()
@@ -216,6 +271,119 @@ def export(
 
         with open_run(folder) as opened:
             rebuild(opened, key, say=_say)
+
+
+@app.command()
+@guarded
+def dynamic(
+    target: Target,
+    out: Out = Path("runs"),
+    method: Annotated[str | None, typer.Option(help='"ds" (gates) or "lc" (layers and channels).')] = None,
+    place: Annotated[list[str] | None, typer.Option(help="Module after which a gate stands; again for more.")] = None,
+    share: Annotated[list[float] | None, typer.Option(help="Mean cost to be met, again for more.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the gates' training.")] = None,
+) -> None:
+    """Make a net that decides for each input how much of it runs, after the stages up to the search.
+
+    Options stand over the recipe's [dynamic] table; see docs/guides/dynamic.md.
+    """
+    folder = _stage(target, out, "search")
+    from subnet_search.deciding import make_dynamic
+    from subnet_search.record import open_run
+
+    given = {"method": method, "places": place or None, "targets": share or None, "epochs": epochs}
+    with open_run(folder) as opened:
+        make_dynamic(opened, given, say=_say)
+    _report(folder)
+
+
+@app.command()
+@guarded
+def kit(
+    target: Target,
+    out: Out = Path("runs"),
+    count: Annotated[int, typer.Option(help="Nets in the kit.")] = 30,
+    formats: Annotated[str, typer.Option(help="Of onnx, pt2, pte, with commas between.")] = "onnx",
+    device: Annotated[str, typer.Option(help="A name for the board.")] = "board",
+    front: Annotated[
+        bool, typer.Option("--front", help="Take the front's members, to measure what was predicted.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option("--import", metavar="CSV", help="Learn from what a board measured.")
+    ] = None,
+    number: Annotated[int | None, typer.Option(help="The kit of these results (default: the latest).")] = None,
+) -> None:
+    """Write sub-nets and a runner for a board without this package; --import brings its times back.
+
+    See docs/guides/kit.md.
+    """
+    folder = target if results else _stage(target, out, "prepare")
+    from subnet_search.kit import import_into, kit_for
+    from subnet_search.record import open_run
+
+    with open_run(folder) as opened:
+        if results:
+            typer.echo(import_into(opened, results, device, number))
+        else:
+            typer.echo(kit_for(opened, count, formats, device, front, say=_say))
+
+
+@app.command()
+@guarded
+def profile(
+    target: Target,
+    out: Out = Path("runs"),
+    nets: Annotated[int, typer.Option(help="How many sub-nets, from the smallest to the largest.")] = 20,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Find the channel steps of each type of layer instead.")
+    ] = False,
+    runtime: RuntimeOption = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    batch: BatchSize = None,
+    command: Command = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure sub-nets on the target device: share of time against share of MACs. Ctrl-C keeps what is measured.
+
+    The target is the run's [device] table, or what the options say; see docs/guides/device.md.
+    """
+    folder = _stage(target, out, "prepare")
+    from subnet_search.profiling import profile_run
+    from subnet_search.record import open_run
+
+    given = _on_target(runtime, threads, precision, batch, command)
+    with open_run(folder) as opened:
+        typer.echo(profile_run(opened, nets, given, steps=steps, as_json=as_json, say=_say))
+
+
+@app.command()
+@guarded
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="NET_A", help="RUN/subnets/KEY, a run folder or a model file.")],
+    second: Annotated[Path, typer.Argument(metavar="NET_B", help="The same.")],
+    runtime: RuntimeOption = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    batch: BatchSize = None,
+    command: Command = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", help="One example: channels x height x width (default: the run's).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which of two nets is faster on a target device, or that nobody can tell."""
+    from subnet_search.comparing import compare_nets
+
+    given = _on_target(runtime, threads, precision, batch, command)
+    typer.echo(compare_nets(first, second, given, input_shape, as_json=as_json))
+
+
+def _on_target(
+    runtime: str | None, threads: int | None, precision: str | None, batch: int | None, command: str | None
+) -> dict[str, str | int | None]:
+    given = {"runtime": runtime, "threads": threads, "precision": precision, "batch_size": batch}
+    return {**given, "command": command}
 
 
 @app.command()
@@ -240,11 +408,21 @@ def plot(
     typer.echo(out)
 
 
-def _walk(recipe: Recipe, out: Path, overwrite: bool, deadline: Deadline | None) -> None:
+def _workers(count: int, address: str | None, gpus_each: float) -> Workers:
+    from subnet_search.searchers import Workers
+
+    return Workers(count, address, gpus_each)
+
+
+def _walk(
+    recipe: Recipe, out: Path, overwrite: bool, deadline: Deadline | None, workers: Workers | None = None
+) -> None:
     from reports import write_report
     from subnet_search.timed import walk
 
-    _end(walk(recipe, out, deadline, overwrite=overwrite, report=write_report, say=_say))
+    _end(
+        walk(recipe, out, deadline, overwrite=overwrite, report=write_report, say=_say, workers=workers)
+    )
 
 
 def _deadline(minutes: float | None) -> Deadline | None:
@@ -261,7 +439,16 @@ def _end(ending: Ending) -> None:
             raise typer.Exit(1)
 
 
-def _stage(target: Path, out: Path, last: str, searcher: str | None = None) -> Path:
+def _stage(
+    target: Path,
+    out: Path,
+    last: str,
+    searcher: str | None = None,
+    *,
+    storage: str | None = None,
+    workers: Workers | None = None,
+    trials: int = 0,
+) -> Path:
     is_recipe = target.suffix == ".toml" and not target.is_dir()
     recipe = read_recipe(target) if is_recipe else None
     if recipe and searcher is not None:
@@ -273,7 +460,7 @@ def _stage(target: Path, out: Path, last: str, searcher: str | None = None) -> P
     with begin(recipe, out) if recipe else open_run(target) as opened:
         if searcher is not None:
             change_searcher(opened, searcher)
-        advance(opened, last, say=_say)
+        advance(opened, last, say=_say, storage=storage, workers=workers, trials=trials)
         return Path(opened.folder)
 
 
@@ -296,8 +483,14 @@ def run_command(arguments: list[str]) -> int:
     return 0
 
 
+def _run_as_rank(arguments: list[str]) -> int:
+    from subnet_search.ranks import run_as_rank
+
+    return run_as_rank(arguments, run_command)
+
+
 def main() -> None:
     """The console script."""
-    code = run_command(sys.argv[1:])
+    code = _run_as_rank(sys.argv[1:]) if "TORCHELASTIC_RUN_ID" in os.environ else run_command(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done: a late Ctrl-C changes nothing
     sys.exit(code)

@@ -15,8 +15,11 @@ from typing import Any, Literal
 DISTRIBUTION = "subnet-search"
 IMPORT_NAMES = {"scikit-learn": "sklearn", "pillow": "PIL", "pytest-xdist": "xdist"}
 ADDS = {
-    "onnx": 'the export format "onnx"',
+    "onnx": 'the export format "onnx", and latencies in ONNX Runtime',
+    "openvino": "latencies in OpenVINO",
+    "executorch": "latencies in ExecuTorch with XNNPACK",
     "timm": 'networks of timm by name, "timm:NAME"',
+    "storage": "studies that several searches share on PostgreSQL or MySQL",
     "dev": "what tests and static checks need",
 }
 OLDEST_PYTHON = (3, 11)

@@ -37,7 +37,6 @@ from subnet_search.searchers.controls import SHARES
 from subnet_search.searchers.drive import MOST_UNIFORM, RANDOM_SHARE
 from subnet_search.searchers.feasible import Feasible
 from subnet_search.stages import (
-    drop_checkpoint,
     export_one,
     join_path,
     look_at_test,
@@ -45,10 +44,10 @@ from subnet_search.stages import (
     rank_channels,
     train_supernet,
     train_teacher,
-    tune,
 )
 from subnet_search.standing import JOINING
 from subnet_search.training.loop import length_of
+from subnet_search.tuning import drop_checkpoint, tune
 from subnet_search.workbench import Workbench, set_up_process
 
 ENOUGH_S = 0.4  # of one measurement; what takes longer as a whole is measured in part

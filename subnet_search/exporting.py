@@ -21,6 +21,7 @@ from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.operations.source import built_again, source_of
 from subnet_search.measure import check_calibrated
 from subnet_search.measure.counter import Example, call
+from subnet_search.measure.runtimes.onnx_files import open_session, session_answers, write_onnx
 from subnet_search.models import load_weights
 from subnet_search.record.atomic import telling_what_failed, write_whole
 
@@ -124,22 +125,9 @@ def _write_pt2(net: nn.Module, example: Example, path: Path) -> Reload:
 
 
 def _write_onnx(net: nn.Module, example: Example, path: Path) -> Reload:
-    import onnxruntime
-
-    args, kwargs = _arguments(example)
-    program = torch.onnx.export(
-        net, args, kwargs=kwargs, dynamo=True, dynamic_shapes=_any_batch(example), verbose=False
-    )
-    assert program is not None
-    program.save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-
-    def answer(inputs: Example) -> list[Tensor]:
-        arrays = [tensor.numpy() for tensor in tree_leaves(inputs)]
-        return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, arrays, strict=True)))]
-
-    return answer
+    write_onnx(net, _arguments(example), path, _any_batch(example))
+    answers = session_answers(open_session(path))
+    return lambda inputs: answers(_arguments(inputs))
 
 
 FORMATS: dict[str, Callable[[nn.Module, Example, Path], Reload]] = {

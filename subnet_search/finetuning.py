@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from subnet_search.measure import check_calibrated, correct
 from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.record import Run
 from subnet_search.settings import FinetuneSettings
-from subnet_search.training.checkpoint import Checkpoints
+from subnet_search.training.checkpoint import Checkpoints, Place
 from subnet_search.training.loop import Fitting, fit_identity
 from subnet_search.training.losses import cross_entropy, distillation_loss
 
@@ -42,6 +44,7 @@ def finetune(
     teacher: nn.Module | None = None,
     run: Run | None = None,
     checkpoint: str = "finetune",
+    after_epoch: Callable[[nn.Module, int], None] | None = None,
 ) -> FinetuneResult:
     """Trains a copy of `net` on labels and on a teacher's soft answers.
 
@@ -61,6 +64,7 @@ def finetune(
         settings: as in `train`, and the teacher's part.
         teacher: gives logits, such as the supernet at its largest; not trained, and comes back as it was.
         run: where the checkpoint named `checkpoint` is kept, from which a second call goes on.
+        after_epoch: is called with the net and the number of finished epochs after each; may raise to stop.
 
     Raises:
         InvalidInput: an uncalibrated net, or batches that do not fit.
@@ -70,7 +74,7 @@ def finetune(
     settings = settings or FinetuneSettings()
     tuned = copy.deepcopy(net)
     identity = fit_identity(f"finetune with {type(teacher).__name__}", settings)
-    fitting = Fitting(
+    fitting = _Watched(
         tuned,
         splits.train,
         partial(_update, tuned, teacher, settings),
@@ -78,6 +82,7 @@ def finetune(
         None if run is None else Checkpoints(run, checkpoint, identity),
         what="finetune",
     )
+    fitting.after_epoch = after_epoch
     teachers = [] if teacher is None else [teacher]
     device = resolve_device(settings.device)
     with on_device(device, *teachers), evaluation_mode(*teachers):
@@ -88,6 +93,17 @@ def finetune(
         tuned, after = copy.deepcopy(net), before
     percents = (100 * float(before.mean()), 100 * float(after.mean()))
     return FinetuneResult(tuned.train(net.training), *percents, tuple(place.losses), place.seconds)
+
+
+class _Watched(Fitting):
+    """Tells after each epoch."""
+
+    after_epoch: Callable[[nn.Module, int], None] | None = None
+
+    def _epoch(self, place: Place, *how: Any) -> None:
+        super()._epoch(place, *how)
+        if self.after_epoch is not None:
+            self.after_epoch(self.model, place.epoch)
 
 
 def _clearly_worse(after: np.ndarray, before: np.ndarray) -> bool:

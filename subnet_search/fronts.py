@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from typing import Literal
 
-from search_spaces import SubnetConfig, SubnetSearchError
+from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.costs import COST_NAMES
 from subnet_search.choosing import named_values
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
-from subnet_search.searchers import Budget, Listed, Racing, SearchResult, images_told, search, spread_out
+from subnet_search.searchers import (
+    Budget,
+    Evaluator,
+    EvaluatorFactory,
+    Listed,
+    Racing,
+    SearchResult,
+    StudyClaims,
+    images_told,
+    search,
+    spread_out,
+)
 from subnet_search.searchers.feasible import Feasible
 from subnet_search.standing import chosen_keys
 from subnet_search.subnet_sets import save_subnets
@@ -24,12 +36,12 @@ FrontState = Literal["searching", "cut short", "complete"]
 
 def search_front(bench: Workbench) -> None:
     """The search, continued where its journal ends, and the front it found."""
-    settings, evaluator = bench.recipe.search, bench.evaluator
+    settings = bench.recipe.search
     racing = Racing() if settings.racing else None
-    if racing and not evaluator.in_stages:
-        bench.say("  no racing: the search-validation images are more than [evaluate] memory_mib holds")
+    evaluator = _evaluator(bench)
     path = bench.path() if walks_a_path(bench.recipe) else []
-    context = racing.context(evaluator.context) if racing else evaluator.context
+    context = "" if bench.search_until_s is None else bench.evaluator.context
+    context = racing.context(context) if racing else context
     budget = Budget(evaluations=bench.amount("search"), minutes=_search_minutes(bench, context))
     result = search(
         bench.space,
@@ -40,10 +52,12 @@ def search_front(bench: Workbench) -> None:
         limits=bench.limits(settings.limits),
         costs=bench.costs,
         seed=settings.seed,
+        workers=bench.workers,
         run=bench.run,
         timeout_s=bench.recipe.evaluate.timeout_seconds,
         racing=racing,
-        keep=lambda found: write_front(bench.run, found, evaluator.objectives, "searching"),
+        claims=bench.claims,
+        keep=lambda found: write_front(bench.run, found, found.front.objectives, "searching"),
     )
     cut = bench.plan is not None and result.ended != "exhausted"
     complete = not cut or len(result.evaluations) >= settings.evaluations
@@ -58,12 +72,39 @@ def search_front(bench: Workbench) -> None:
         )
     if path:
         _save_path_subnets(bench, [member.config for member in result.front if member.config in path])
-    write_front(bench.run, result, evaluator.objectives, "complete" if complete else "cut short")
+    write_front(bench.run, result, result.front.objectives, "complete" if complete else "cut short")
     told = f", {len(failed)} of them failed (the last one: {failed[-1].reason})" if failed else ""
     cost = f", {spent}" if (spent := images_told(result.evaluations)) else ""
     bench.say(
         f"  {len(result.evaluations)} evaluations{told}{cost}, {len(result.front)} sub-nets on the front"
     )
+
+
+def _evaluator(bench: Workbench) -> Evaluator | EvaluatorFactory:
+    """What measures sub-nets: here, or in each worker, which makes it from the run's folder."""
+    if bench.workers.are_here:
+        if bench.recipe.search.racing and not bench.evaluator.in_stages:
+            bench.say("  no racing: the search-validation images are more than [evaluate] memory_mib holds")
+        return bench.evaluator
+    if bench.times_nets:
+        if bench.workers.address is None and bench.workers.count > 1 and bench.workers.gpus_each < 1:
+            raise InvalidInput(
+                f"latency is measured, and {bench.workers.count} workers on one machine slow each other down; search "
+                "with one worker, leave latency_ms out of the objectives, or give a cluster's --ray-address"
+            )
+        _ = bench.meter  # its reference goes into the run, where workers find it
+    folder = str(bench.run.folder.resolve())
+    return EvaluatorFactory("subnet_search.run_evaluator:evaluator_of", {"folder": folder})
+
+
+def join_study(bench: Workbench, url: str) -> StudyClaims:
+    """This run's part in the study that a storage keeps for its space, objectives, weights, data and protocol.
+
+    Raises:
+        InvalidInput: the storage cannot be opened.
+    """
+    driver = f"{socket.gethostname()}:{bench.run.folder.resolve()}"
+    return StudyClaims(url, label=bench.recipe.model.name, driver=driver, say=bench.say)
 
 
 def _along(bench: Workbench, path: list[SubnetConfig]) -> Listed:

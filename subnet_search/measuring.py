@@ -15,20 +15,24 @@ from subnet_search.measure.accuracy import share_right
 from subnet_search.measure.metrics import metric_value
 from subnet_search.record import Objective, Run
 from subnet_search.seeding import kept_generators, start_epoch
+from subnet_search.settings import DeviceSettings
 
 LATENCIES = "latency.json"
 
 
-def open_meter(run: Run, whole: nn.Module, example: Tensor, batch_size: int) -> LatencyMeter:
+def open_meter(run: Run, whole: nn.Module, example: Tensor, settings: DeviceSettings) -> LatencyMeter:
     """A meter beside the whole network, whose own latency is measured once and kept in the run.
 
-    On another machine, with other threads or another batch size, it is measured anew; the search then finds that its
-    record is of another context.
+    On another machine, in another runtime, with other threads or another batch size, it is measured anew; the search
+    then finds that its record is of another context.
+
+    Raises:
+        InvalidInput: the profile cannot be had here, or the whole network does not run in it.
     """
-    profile = LatencyMeter.profile_of(whole, batch_size)
+    profile = LatencyMeter.profile_of(whole, settings)
     stored = run.read_json(LATENCIES) if run.has(LATENCIES) else {}
     known = Latency(**stored["reference"]) if stored.get("profile") == profile else None
-    meter = LatencyMeter(whole, example, batch_size=batch_size, known=known)
+    meter = LatencyMeter(whole, example, settings, known=known)
     if known is None:
         run.write_json(LATENCIES, {"profile": profile, "reference": asdict(meter.reference)})
     return meter

@@ -21,7 +21,7 @@ from subnet_search.progress import progress
 from subnet_search.record import Run
 from subnet_search.searchers.path import PathElement, Score
 from subnet_search.searchers.progressive import walk_down
-from subnet_search.settings import ProgressiveSettings
+from subnet_search.settings import DeviceSettings, ProgressiveSettings
 
 BAR_AFTER_S = 2.0
 
@@ -168,7 +168,7 @@ def _timed_here(supernet: Supernet, settings: ProgressiveSettings, kept: KeptPat
     """Sub-nets beside the largest one on the settings' device, in the milliseconds that the path was begun with."""
     return SubnetLatency(
         supernet,
-        device=settings.device,
+        profile=DeviceSettings(name=settings.device),
         seed=settings.seed,
         protocol=BETWEEN_NEIGHBOURS,
         timing=None if kept is None else kept.timing,

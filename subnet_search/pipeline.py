@@ -14,6 +14,7 @@ import torch
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError, config_to_json, nearest_names
 from subnet_search.deadline import TimeIsUp
 from subnet_search.elastic import make_elastic
+from subnet_search.fronts import join_study
 from subnet_search.measuring import LATENCIES
 from subnet_search.models import load_model
 from subnet_search.path_files import PATH
@@ -38,6 +39,7 @@ from subnet_search.recipe import (
 from subnet_search.record import Run, create_run, open_run
 from subnet_search.record.lock import lock_folder
 from subnet_search.record.run import CHECKSUMS, EVENTS, SETTINGS, check_free, restore_settings
+from subnet_search.searchers import Workers
 from subnet_search.settings import ElasticSettings
 from subnet_search.stages import (
     PREPARED,
@@ -46,13 +48,14 @@ from subnet_search.stages import (
     check_path,
     export_one,
     is_proved,
-    is_tuned,
-    tune,
 )
 from subnet_search.standing import JOINED, JOINING, begun_epochs, chosen_keys, num_evaluated
+from subnet_search.training.orders import Order, together
+from subnet_search.tuning import is_tuned, tune
 from subnet_search.workbench import Say, Workbench, set_up_process
 
 PLAN = "plan.json"
+BY_ALL_RANKS = ("teacher", "train", "join")
 
 
 def begin(recipe: Recipe, out: str | Path = "runs", *, overwrite: bool = False) -> Run:
@@ -133,16 +136,26 @@ def change_searcher(run: Run, searcher: str) -> None:
 
 
 def advance(
-    run: Run, last: str = "export", *, say: Say = lambda message: None, planner: Planner | None = None
+    run: Run,
+    last: str = "export",
+    *,
+    say: Say = lambda message: None,
+    planner: Planner | None = None,
+    storage: str | None = None,
+    workers: Workers | None = None,
+    trials: int = 0,
 ) -> None:
     """Does the stages of a run up to `last` that are not done yet.
 
-    With a planner, every stage begins with a plan from the time that is left, and `TimeIsUp` ends it all in time.
+    With a storage (a URL) the search shares a study with other drivers. Workers evaluate and fine-tune. With a planner,
+    every stage begins with a plan from the time that is left, and `TimeIsUp` ends it all in time.
 
     Raises:
         InvalidInput, SubnetSearchError, KeyboardInterrupt: with a note that says how to go on.
     """
     bench = Workbench(run, read_settings(run), say)
+    bench.workers, bench.trials = workers or Workers(), trials
+    bench.claims = None if storage is None else join_study(bench, storage)
     set_up_process(bench.recipe)
     names = [stage.name for stage in STAGES]
     if last not in names:
@@ -167,7 +180,8 @@ def _do(stage: Stage, bench: Workbench, planner: Planner | None, standing: Stand
         bench.say(f"{run.folder}: {stage.name}{timing}")
         run.event("begin", stage=stage.name)
         start_s = time.monotonic()
-        stage.work(bench)
+        with together(_order(stage, bench)) if stage.name in BY_ALL_RANKS else nullcontext():
+            stage.work(bench)
     except BaseException as error:
         if stage is not STAGES[0]:
             error.add_note(_how_to_go_on(error, run))
@@ -178,6 +192,12 @@ def _do(stage: Stage, bench: Workbench, planner: Planner | None, standing: Stand
         planned = bench.plan.amounts["search"] - before
         share = (num_evaluated(run) - before) / max(planned, 1) if stage.name == "search" else 1.0
         planner.note(bench.plan, stage.name, seconds, share)
+
+
+def _order(stage: Stage, bench: Workbench) -> Order:
+    """What other ranks are told so that they train along."""
+    folder, settings = str(bench.run.folder.resolve()), bench.run.read(SETTINGS).decode()
+    return {"stage": stage.name, "folder": folder, "settings": settings, "amount": bench.amount(stage.name)}
 
 
 def standing_of(

@@ -18,6 +18,7 @@ from subnet_search.settings import (
     Count,
     DataSettings,
     DeviceSettings,
+    DynamicSettings,
     ElasticSettings,
     EvaluateSettings,
     ExportSettings,
@@ -120,6 +121,7 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings = SearchSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    dynamic: DynamicSettings = DynamicSettings()
     export: ExportSettings = ExportSettings()
     report: ReportTable = ReportTable()
 
@@ -135,6 +137,7 @@ TABLES: dict[str, type[Settings]] = {
     "evaluate": EvaluateSettings,
     "search": SearchSettings,
     "finetune": FinetuneSettings,
+    "dynamic": DynamicSettings,
     "export": ExportSettings,
     "report": ReportTable,
 }

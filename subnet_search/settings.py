@@ -58,6 +58,15 @@ def _limit(value: object) -> float | str:
     raise ValueError('must be a number or a percentage such as "25%"')
 
 
+RuntimeName = Literal["torch", "compile", "onnxruntime", "openvino", "executorch", "command"]
+PRECISIONS = {
+    "torch": ("fp32", "bf16"),
+    "compile": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16"),
+    "executorch": ("fp32",),
+    "command": ("fp32",),
+}
 LATENCY = "latency_ms"
 RESOLUTION = 0.005  # of a latency: along a path, times that differ by less are not told apart
 OBJECTIVES = ("top1_percent", LATENCY, *COST_NAMES)  # what can be measured or computed without a function
@@ -93,15 +102,53 @@ class Settings(BaseModel):
 
 
 class DeviceSettings(Settings):
-    """Where things run: "auto" is a CUDA device where there is one; `threads` of torch (none: torch's own choice).
+    """Where things run, and what `latency_ms` is the time of: the profile of the target device.
 
-    Small networks, and machines that others use too, are often far faster with one thread. `latency_ms` is the
-    time of one call with `batch_size` images.
+    `name` is torch's device: "auto" is CUDA where there is one. `threads` are those of torch and of the runtime (none:
+    torch's own choice); small networks, and machines that others use too, are often far faster with one. A latency is
+    the time of one call with `batch_size` images in the `runtime`: "torch" (eager), "compile", "onnxruntime",
+    "openvino", "executorch", or "command", which hands a file to a `command` such as
+    "adb shell bench {file} --runs {runs}" and reads the times that it prints, in `command_unit`. The file is of
+    `command_format`; a command that is silent for `timeout_s` is stopped. `input_px` is the height of the images
+    (none: that of the data). "bf16" and "int8" are for runtimes that have them.
     """
 
     name: Device = "auto"
     threads: Count | None = None
     batch_size: Count = 1
+    runtime: RuntimeName = "torch"
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    input_px: Count | None = None
+    command: Annotated[str | None, Field(validate_default=True)] = None
+    command_format: Literal["onnx", "pt2", "pte"] = "onnx"
+    command_unit: Literal["s", "ms", "us"] = "ms"
+    timeout_s: Positive = 60.0
+
+    @field_validator("runtime")
+    @classmethod
+    def _on_its_device(cls, runtime: str, info: ValidationInfo) -> str:
+        if str(info.data.get("name")).startswith("cuda") and runtime not in ("torch", "compile"):
+            raise ValueError('must be "torch" or "compile" on a CUDA device')
+        return runtime
+
+    @field_validator("precision")
+    @classmethod
+    def _runtime_has_it(cls, precision: str, info: ValidationInfo) -> str:
+        runtime = info.data.get("runtime", "torch")
+        if precision not in PRECISIONS[runtime]:
+            has = ", ".join(PRECISIONS[runtime])
+            raise ValueError(f'must be what the runtime "{runtime}" has, {has}')
+        return precision
+
+    @field_validator("command")
+    @classmethod
+    def _stands_with_its_runtime(cls, command: str | None, info: ValidationInfo) -> str | None:
+        such = 'such as "adb shell bench {file} --runs {runs}"'
+        if (command is None) == (info.data.get("runtime") == "command"):
+            raise ValueError(f'must be given for runtime = "command", and only there, {such}')
+        if command is not None and "{file}" not in command:
+            raise ValueError(f"must say where the file goes, {such}")
+        return command
 
 
 class ModelSettings(Settings):
@@ -378,3 +425,45 @@ def _explain(kind: type[BaseModel], problem: ErrorDetails) -> tuple[str, str]:
         return path[0], f"{field}: " + "; ".join(sentence for _, sentence in inner.problems)
     rule = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return path[0], f"{field} {rule}, got {problem['input']!r}"
+
+
+class DynamicSettings(Settings):
+    """A network that decides for each input how much of it runs.
+
+    `method` "ds": gates choose among sub-nets of the supernet. They stand after the modules `places` (none: a place is
+    found), and the sub-nets are `routes` "uniform" widths behind them, `count` from `least_share` on, or members of the
+    searched "front" that agree before the gate; `head_share` is the width before it. "lc": per input, blocks are
+    skipped and groups of channels left out by scores.
+
+    `targets` are mean costs to be met on average, as shares of the largest net's multiply-adds, or milliseconds for
+    "lc" with `unit` "latency_ms" (none: `points` of them, spread over what is reachable). Gates learn on the gate split
+    for `epochs`. A hard input, which the smallest sub-net gets wrong, is to take the largest one; with `hard`
+    "give_up" only where that gets it right. `guide` is the weight of this aim, `macs_weight` that of the squared
+    distance of the mean cost from `aim` (none: the middle of the targets), both as shares of the largest net's.
+    With `attention` the gate weighs the channels that it hands on, too. `channel_groups` are those of a block in "lc".
+    """
+
+    method: Literal["ds", "lc"] = "ds"
+    places: tuple[str, ...] = ()
+    routes: Literal["uniform", "front"] = "uniform"
+    count: Annotated[Count, Field(ge=2)] = 4
+    least_share: Annotated[Share, Field(lt=1)] = 0.25
+    head_share: Share = 1.0
+    targets: tuple[Positive, ...] = ()
+    points: Count = 4
+    unit: Literal["macs", "latency_ms"] = "macs"
+    epochs: Count = 40
+    lr: Positive = 0.05
+    batch_size: Annotated[Count, Field(ge=2)] = 64
+    hidden: Count = 32
+    attention: Flag = False
+    hard: Literal["try_best", "give_up"] = "try_best"
+    guide: NotNegative = 1.0
+    macs_weight: NotNegative = 1.0
+    aim: Share | None = None
+    temperature: Positive = 1.0
+    channel_groups: Annotated[Count, Field(ge=2)] = 4
+    calibration_images: Count = 2000
+    device: Device = "auto"
+    checkpoint_seconds: Positive = 60.0
+    seed: Seed = 0

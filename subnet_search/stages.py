@@ -6,6 +6,7 @@ done again or, where that takes long, continued.
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import tempfile
@@ -13,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
-
-from torch import nn
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
@@ -24,9 +23,8 @@ from subnet_search.data import checksums, describe, doubts
 from subnet_search.elastic import Supernet
 from subnet_search.elastic.coverage import INPUT
 from subnet_search.exporting import export
-from subnet_search.finetuning import finetune
 from subnet_search.fronts import is_searched, read_front, search_front
-from subnet_search.measure import describe_device, prove
+from subnet_search.measure import describe_device, describe_target, prove
 from subnet_search.measure.scoring import SharedScorer
 from subnet_search.measuring import try_metrics
 from subnet_search.path_files import is_walked, load_path
@@ -38,10 +36,13 @@ from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, ParetoFront, Run, knee
 from subnet_search.record.atomic import telling_what_failed
 from subnet_search.record.reranking import in_words
+from subnet_search.remeasuring import choose_measured
 from subnet_search.searchers.progressive import least_accuracy
 from subnet_search.settings import LATENCY
 from subnet_search.standing import JOINED, JOINING, chosen_keys, is_on_a_path
 from subnet_search.training import Among, EachKnob, PlainStep, SandwichStep, UniformWidths, train
+from subnet_search.trials import find_settings, tune_on_workers
+from subnet_search.tuning import is_tuned, tune
 from subnet_search.workbench import Workbench, save_weights
 
 PREPARED = ("device.json", "splits.json", "space.json", "costs.json", "coverage.json")  # in this order
@@ -71,7 +72,7 @@ def prepare(bench: Workbench) -> None:
         )
     if bench.recipe.model.epochs == 0:
         save_weights(run, "teacher.safetensors", supernet.model)
-    run.write_json("device.json", describe_device())
+    run.write_json("device.json", {**describe_device(), "target": describe_target(bench.recipe.device)})
     images = {"images": describe(bench.splits), "checksums": checksums(bench.splits)}
     data = {**images, "classes": bench.splits.classes, "doubts": strange}
     run.write_json("splits.json", {**bench.recipe.data.model_dump(mode="json"), **data})
@@ -124,7 +125,7 @@ def train_teacher(bench: Workbench) -> None:
     change = shortened(settings, bench.amount("teacher"), bench.recipe.model.epochs)
     settings = settings.model_copy(update={**change, "lr": bench.recipe.model.lr or settings.lr})
     train(supernet, bench.splits, PlainStep(), settings, bench.run)
-    save_weights(bench.run, "teacher.safetensors", supernet.model)
+    bench.save("teacher.safetensors", supernet.model)
 
 
 def rank_channels(bench: Workbench) -> None:
@@ -149,7 +150,7 @@ def train_supernet(bench: Workbench) -> None:
     sampling = UniformWidths(settings.least_width) if settings.sampling == "uniform" else EachKnob()
     step = SandwichStep(num_random=settings.num_random, distill=settings.distill, sampling=sampling)
     train(supernet, bench.splits, step, settings, bench.run)
-    save_weights(bench.run, "supernet.safetensors", supernet.model)
+    bench.save("supernet.safetensors", supernet.model)
 
 
 def walk_path(bench: Workbench) -> None:
@@ -182,17 +183,22 @@ def join_path(bench: Workbench) -> None:
     sampling = Among(tuple(bench.path()))
     step = SandwichStep(settings.num_random, settings.distill, teacher, sampling)
     train(supernet, bench.splits, step, settings, bench.run, checkpoint=JOINING)
-    save_weights(bench.run, JOINED, supernet.model)
+    bench.save(JOINED, supernet.model)
 
 
 def choose_and_tune(bench: Workbench) -> None:
     """Chooses members of the front and trains each by itself, the supernet as its teacher."""
     run, front = bench.run, read_front(bench.run)
-    for member in choose_members(bench, front):
+    for member in choose_measured(bench, front, functools.partial(choose_members, bench)):
         run.write_json(f"subnets/{member.config.key}/config.json", config_to_json(member.config))
-    for config in bench.chosen():
+    if untuned := [config for config in bench.chosen() if not is_tuned(run, config.key)]:
+        run.delete("metrics.json")  # what is tuned anew has to be looked at on test
+        if bench.trials:
+            find_settings(bench, untuned)
+        if not bench.workers.are_here:
+            tune_on_workers(bench, untuned)
+    for config in untuned:
         if not is_tuned(run, config.key):
-            run.delete("metrics.json")  # what is tuned anew has to be looked at on test
             tune(bench, config)
     metrics = {config: run.read_json(f"subnets/{config.key}/metrics.json") for config in bench.chosen()}
     for line in in_words(order_after_tuning(front, metrics, bench.space, bench.costs)):
@@ -226,47 +232,6 @@ def _best_under_each(bench: Workbench, front: ParetoFront) -> list[Evaluation]:
     for told in missed:
         bench.say(f"  left out: {told}")
     return members
-
-
-def tune(bench: Workbench, config: SubnetConfig) -> None:
-    """Fine-tunes one sub-net; what search-validation said before and after goes to metrics.json."""
-    run, place, settings = bench.run, f"subnets/{config.key}", bench.recipe.finetune
-    settings = settings.model_copy(update=shortened(settings, bench.amount("finetune"), settings.epochs))
-    checkpoint = f"{place}/checkpoint"
-    net = bench.extracted(config)
-    result = finetune(net, bench.splits, settings, teacher=bench.supernet, run=run, checkpoint=checkpoint)
-    save_weights(run, f"{place}/net.safetensors", result.net)
-    before, after = _values_beside_top1(bench, net, result.net)
-    run.write_json(
-        f"{place}/metrics.json",
-        {
-            "before": {**before, "top1_percent": result.before},
-            "after": {**after, "top1_percent": result.after},
-            "split": "search_val",
-            "seeds": [settings.seed],
-            "epochs": settings.epochs,
-            "seconds": result.seconds,
-        },
-    )
-    drop_checkpoint(run, checkpoint)
-    bench.say(f"  {config.key}: {result.before:.2f} -> {result.after:.2f} % on search-validation")
-
-
-def _values_beside_top1(
-    bench: Workbench, net: nn.Module, tuned: nn.Module
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The recipe's metrics before and after tuning, and the latency: one, as tuning changes no size."""
-    latency = {LATENCY: bench.meter(tuned).median_ms} if bench.times_nets else {}
-    if not bench.metrics:
-        return latency, latency
-    before, after = (bench.judge(one, bench.splits.search_val) for one in (net, tuned))
-    return before | latency, after | latency
-
-
-def drop_checkpoint(run: Run, name: str) -> None:
-    """Deletes a checkpoint that a finished result has replaced; last what `is_tuned` looks for."""
-    for ending in (".json", ".safetensors"):
-        run.delete(name + ending)
 
 
 def look_at_test(bench: Workbench) -> None:
@@ -319,13 +284,6 @@ def export_one(bench: Workbench, config: SubnetConfig) -> None:
     if not proof.passed:
         raise SubnetSearchError(f"sub-net {config.key} failed its proof: {proof}; do not use its files")
     bench.say(f"  {config.key}: proved and exported to {run.folder}/{place}")
-
-
-def is_tuned(run: Run, key: str) -> bool:
-    """Whether a sub-net is fine-tuned, its checkpoint gone."""
-    needed = ("config.json", "metrics.json", "net.safetensors")
-    made = all(run.has(f"subnets/{key}/{name}") for name in needed)
-    return made and not run.has(f"subnets/{key}/checkpoint.safetensors")
 
 
 def is_proved(run: Run, key: str) -> bool:

@@ -17,6 +17,7 @@ from search_spaces.files import config_from_json, config_to_json, space_from_jso
 from subnet_search.batches import device_of
 from subnet_search.elastic import Statistics, Supernet, extract
 from subnet_search.elastic.states import copy_state
+from subnet_search.elastic.switchable import resting_norms
 from subnet_search.record.atomic import flush_file, put_in_place, telling_what_failed, temporary_beside
 
 WEIGHTS, STATISTICS = "weights.", "statistics."
@@ -128,7 +129,8 @@ def _missed(supernet: Supernet, config: SubnetConfig, statistics: Statistics) ->
     skipped = tuple(f"{block}." for block in supernet.blocks if config[block] == 0)
     running = [path for path in supernet.batch_norms if not path.startswith(skipped)]
     with supernet.subnet(config):
-        parts = {path: supernet.batch_norms[path].active for path in running}
+        resting = resting_norms(supernet.model)
+        parts = {path: supernet.batch_norms[path].active for path in running if path not in resting}
     whole = supernet.model.state_dict()
     for path, part in parts.items():
         width = len(whole[f"{path}.running_mean"]) if part is None else part.num_inputs

@@ -13,6 +13,7 @@ from subnet_search.pipeline import advance, begin, look, read_settings, searched
 from subnet_search.planning import Planner, Standing, in_seconds, make_plan, table
 from subnet_search.recipe import Recipe
 from subnet_search.record import Run, open_run
+from subnet_search.searchers import Workers
 from subnet_search.stages import STAGES
 from subnet_search.workbench import Say
 
@@ -27,7 +28,14 @@ class Ending:
 
 
 def walk(
-    recipe: Recipe, out: Path, deadline: Deadline | None, *, overwrite: bool, report: Report, say: Say
+    recipe: Recipe,
+    out: Path,
+    deadline: Deadline | None,
+    *,
+    overwrite: bool,
+    report: Report,
+    say: Say,
+    workers: Workers | None = None,
 ) -> Ending:
     """Begins the run of a recipe or goes on with it, within the deadline if there is one.
 
@@ -40,6 +48,7 @@ def walk(
         overwrite: delete an existing run first.
         report: writes the report of a run folder; here it is only timed.
         say: is told what happens.
+        workers: who evaluate and fine-tune; a plan does not count on more than one.
     """
     planner = None
     if deadline is not None and look(recipe, out, overwrite=overwrite) is None:
@@ -47,16 +56,18 @@ def walk(
     with begin(recipe, out, overwrite=overwrite) as run:
         if deadline is not None and planner is None:
             planner = _planner(recipe, run, out, deadline, report, say)
-        return _advance(run, planner, say)
+        return _advance(run, planner, say, workers)
 
 
-def go_on(folder: Path, deadline: Deadline | None, *, report: Report, say: Say) -> Ending:
+def go_on(
+    folder: Path, deadline: Deadline | None, *, report: Report, say: Say, workers: Workers | None = None
+) -> Ending:
     """Goes on with an existing run; otherwise as `walk`."""
     with open_run(folder) as run:
         planner = None
         if deadline is not None:
             planner = _planner(read_settings(run), run, folder.parent, deadline, report, say)
-        return _advance(run, planner, say)
+        return _advance(run, planner, say, workers)
 
 
 def foresee(recipe: Recipe, out: Path, deadline: Deadline | None, *, overwrite: bool, report: Report) -> str:
@@ -122,10 +133,10 @@ def _planner(
     return planner
 
 
-def _advance(run: Run, planner: Planner | None, say: Say) -> Ending:
+def _advance(run: Run, planner: Planner | None, say: Say, workers: Workers | None) -> Ending:
     stopped = None
     try:
-        advance(run, say=say, planner=planner)
+        advance(run, say=say, planner=planner, workers=workers)
     except TimeIsUp as stop:
         front = (
             f"the front so far is in {run.folder}/front.json"

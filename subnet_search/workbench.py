@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
@@ -35,6 +36,7 @@ from subnet_search.measure import (
     load_metrics,
     make_evaluator,
 )
+from subnet_search.measure.runtimes import check_runtime
 from subnet_search.measure.subnet_latency import BETWEEN_NEIGHBOURS
 from subnet_search.measuring import open_meter, values_on
 from subnet_search.memory import keep_freed_memory
@@ -44,18 +46,24 @@ from subnet_search.planning import Plan, wanted
 from subnet_search.ranking import NoiseLevels, levels_from_json, predicted_increase
 from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.record import Objective, Run
-from subnet_search.searchers import reselect
+from subnet_search.searchers import Claims, Workers, reselect
 from subnet_search.settings import LATENCY
 from subnet_search.standing import JOINED, begun_epochs, chosen_keys
 
 Say = Callable[[str], None]
 
+NEAR = 0.9  # of the fastest net looked at: another one may be a little faster
+
 
 class Workbench:
     """One run's recipe, and lazily what follows from it and from the files that are there already."""
 
-    def __init__(self, run: Run, recipe: Recipe, say: Say) -> None:
+    def __init__(self, run: Run, recipe: Recipe, say: Say, *, leads: bool = True) -> None:
         self.run, self.recipe, self.say = run, recipe, say
+        self.claims: Claims | None = None  # on a study that other drivers search too
+        self.leads = leads  # one of several ranks that train together writes
+        self.workers = Workers()  # who evaluate and fine-tune
+        self.trials = 0  # of fine-tuning settings, before sub-nets are fine-tuned
         self.plan: Plan | None = None  # of the stages that have not begun, where time is short
         self.search_until_s: float | None = None  # on the clock `time.monotonic`
 
@@ -112,6 +120,7 @@ class Workbench:
         for settings in (recipe.train, *on_the_path, recipe.evaluate, recipe.finetune):
             resolve_device(settings.device)
         check_formats(self.recipe.export.formats)
+        check_runtime(recipe.device)
 
     def check_batches(self) -> None:
         """Raises `InvalidInput` unless the splits that are read before the end begin with batches of one size."""
@@ -221,6 +230,11 @@ class Workbench:
         seed = self.recipe.progressive.seed
         return SubnetLatency(supernet, self.meter, seed=seed, protocol=BETWEEN_NEIGHBOURS)
 
+    def save(self, name: str, net: nn.Module) -> None:
+        """Writes trained weights into the run; ranks that only train along leave that to the one that leads."""
+        if self.leads:
+            save_weights(self.run, name, net)
+
     def teacher_checksum(self) -> str:
         """SHA-256 of the file with the full network's own weights, which are ranked."""
         return hashlib.sha256(self.run.read("teacher.safetensors")).hexdigest()
@@ -245,8 +259,9 @@ class Workbench:
     @cached_property
     def meter(self) -> LatencyMeter:
         """Times nets beside the whole network."""
-        whole = self.new_model().to(self.device)
-        return open_meter(self.run, whole, self.example, self.recipe.device.batch_size)
+        profile = self.recipe.device
+        whole = self.new_model().to(self.device if profile.runtime in ("torch", "compile") else "cpu")
+        return open_meter(self.run, whole, self.example, profile)
 
     def judge(self, net: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Top-1 and the recipe's metrics of a net on a split."""
@@ -283,18 +298,19 @@ class Workbench:
         return numbers
 
     def check_latency_limit(self, supernet: Supernet, limits: Mapping[str, float]) -> None:
-        """Raises `InvalidInput` where not even the smallest sub-net comes near the limit on latency.
+        """Raises `InvalidInput` where not even the smallest sub-nets come near the limit on latency.
 
-        Others may be faster than the smallest one, but hardly twice as fast.
+        Few channels more may be faster, where they make the hardware's step full: such nets are looked at, too.
         """
         if LATENCY not in limits:
             return
-        smallest = cut_out(supernet, supernet.space.smallest()).to(self.device)
-        least_ms = self.meter(smallest).median_ms
-        if limits[LATENCY] < least_ms / 2:
+        least_ms = math.inf
+        for config in smallest_nets(supernet.space):
+            least_ms = min(least_ms, self.meter(cut_out(supernet, config).to(self.device)).median_ms)
+        if limits[LATENCY] < NEAR * least_ms:
             raise InvalidInput(
-                f"no sub-net has {LATENCY} <= {limits[LATENCY]:.3g}; the smallest one takes {least_ms:.3g} ms here: "
-                "raise the limit or let the space go smaller"
+                f"no sub-net has {LATENCY} <= {limits[LATENCY]:.3g}; the fastest possible takes {least_ms:.3g} ms "
+                f"({self.meter.profile['runtime']}): raise the limit or let the space go smaller"
             )
 
     def chosen(self) -> list[SubnetConfig]:
@@ -323,6 +339,19 @@ class Workbench:
         net = self.extracted(config)
         load_weights(net, self.run.verify(f"subnets/{config.key}/net.safetensors"))
         return net
+
+
+def smallest_nets(space: SearchSpace) -> list[SubnetConfig]:
+    """The smallest sub-net, and those whose widths are its own raised to the next multiples of 8 and of 16."""
+    smallest, found = space.smallest(), [space.smallest()]
+    for step in (8, 16):
+        raised = {
+            knob.name: next((c for c in knob.choices if c % step == 0 and c >= smallest[knob.name]), knob.largest)
+            for knob in space.knobs
+            if knob.kind == "width"
+        }
+        found.append(space.canonical(SubnetConfig({**smallest, **raised})))
+    return list(dict.fromkeys(found))
 
 
 def set_up_process(recipe: Recipe) -> None:

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ["search_spaces", "predictors", "subnet_search", "reports"]  # each imports only earlier ones
 ROOMS = [  # of subnet_search: each imports itself and earlier rows
     {"settings", "record", "progress", "factories", "memory", "deadline", "exits"},
-    {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models"},
+    {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models", "workers"},
     {"ranking", "training", "measure"},
     {
+        "dynamic",
         "finetuning",
         "exporting",
         "rebuilding",
@@ -29,14 +30,17 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
         "paths",
         "subnet_sets",
     },
-    {"measuring", "choosing", "workbench", "fronts", "stages", "pipeline"},
-    {"estimating", "timed", "doctor"},
+    {"measuring", "comparing", "profiling", "remeasuring", "choosing", "workbench", "fronts", "stages", "pipeline", "run_evaluator", "tuning", "trials"},
+    {"estimating", "timed", "doctor", "ranks", "deciding", "deciding_layers", "kit", "kit_results", "kit_boards"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 ONLY_IN = {
     "matplotlib": {"reports/canvas.py", "reports/figures.py"},
-    "onnxruntime": {"subnet_search/exporting.py"},
+    "onnxruntime": {"subnet_search/measure/runtimes/onnx_files.py", "subnet_search/dynamic/onnx_set.py"},
+    "openvino": {"subnet_search/measure/runtimes/openvino_cpu.py"},
+    "executorch": {"subnet_search/measure/runtimes/executorch_xnnpack.py"},
+    "ray": {"subnet_search/workers/link.py"},
     "timm": {"subnet_search/models.py"},
 }
 TORCH_FREE = [
@@ -44,6 +48,7 @@ TORCH_FREE = [
     "predictors",
     "subnet_search.record",
     "subnet_search.searchers",
+    "subnet_search.workers",
     "reports",
     "subnet_search.planning",
     "subnet_search.cli",

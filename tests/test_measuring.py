@@ -25,7 +25,7 @@ from subnet_search.pipeline import read_settings
 from subnet_search.rebuilding import load_subnet
 from subnet_search.recipe import parse_recipe
 from subnet_search.record import Objective, Run, create_run, open_run
-from subnet_search.settings import DataSettings
+from subnet_search.settings import DataSettings, DeviceSettings
 from subnet_search.workbench import Workbench
 from tests.small import EXAMPLE, small_net, small_splits
 
@@ -192,12 +192,16 @@ def test_a_metric_that_is_nan_for_a_net_is_left_out_and_told() -> None:
     assert told == ["  left out: metric 'a' must be a finite number, got nan"]
 
 
+ONE = DeviceSettings()
+
+
 class Clockless(LatencyMeter):
     """Measures nothing; its reference takes 5 ms."""
 
-    def __init__(self, reference: torch.nn.Module, example: Tensor, **options: Any) -> None:
-        known = options.pop("known") or Latency(5.0, 4.0, 6.0, 30)
-        super().__init__(reference, example, known=known, **options)
+    def __init__(
+        self, reference: torch.nn.Module, example: Tensor, profile: DeviceSettings, *, known: Latency | None
+    ) -> None:
+        super().__init__(reference, example, profile, known=known or Latency(5.0, 4.0, 6.0, 30))
 
 
 def test_the_whole_networks_latency_is_measured_once_for_each_profile(
@@ -205,11 +209,11 @@ def test_the_whole_networks_latency_is_measured_once_for_each_profile(
 ) -> None:
     monkeypatch.setattr(measuring, "LatencyMeter", Clockless)
     run: Run = create_run(tmp_path / "run", "")
-    assert open_meter(run, small_net(), EXAMPLE, 1).reference.median_ms == 5.0
+    assert open_meter(run, small_net(), EXAMPLE, ONE).reference.median_ms == 5.0
     stored = run.read_json("latency.json")
     run.write_json("latency.json", {**stored, "reference": {**stored["reference"], "median_ms": 4.5}})
-    assert open_meter(run, small_net(), EXAMPLE, 1).reference.median_ms == 4.5
-    assert open_meter(run, small_net(), EXAMPLE, 8).reference.median_ms == 5.0
+    assert open_meter(run, small_net(), EXAMPLE, ONE).reference.median_ms == 4.5
+    assert open_meter(run, small_net(), EXAMPLE, DeviceSettings(batch_size=8)).reference.median_ms == 5.0
     assert run.read_json("latency.json")["profile"]["batch_size"] == 8
 
 

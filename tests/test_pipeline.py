@@ -226,7 +226,7 @@ def test_an_infeasible_limit_is_refused_before_training_with_the_nearest_feasibl
         ("{ top1_percent = 101 }", "a limit on top1_percent must be from 0 to 100, got 101"),
         (
             "{ latency_ms = 1e-6 }",
-            "no sub-net has latency_ms <= 1e-06; the smallest one takes .* raise the limit",
+            "no sub-net has latency_ms <= 1e-06; the fastest possible takes .* raise the limit",
         ),
     ],
 )

@@ -23,8 +23,10 @@ equal to the model bit by bit at full width; then the smallest sub-net and a ran
 - **Form**: what runs and what sub-nets are cut from, the model's own classes or the graph of its operations.
 - **Free**: the kinds of width groups, whether blocks can be skipped, and whether sub-nets may take smaller images
   (about six sevenths as high are tried, in a conversion of its own).
-- Networks that the default step of 8 channels leaves whole for the most part are converted once more with steps of 4;
-  the table of aims says what that gives.
+- Widths are multiples of 8 channels by default: a layer of up to 8 stays whole, and one of 16 keeps at least half.
+  Narrow networks therefore miss aims with the default step. Those of which less than 95 % can be reached, or whose
+  smallest sub-net has more than 15 %, are converted once more with steps of 4 (`ElasticSettings(step=4)`, or `step = 4`
+  in [elastic] of a recipe), and the table of aims says what that gives beside what the default gives.
 - **Reachable**: the share of multiply-adds in operations that some knob changes. **Smallest**: the smallest sub-net's
   share of multiply-adds and of parameters.
 - **Sub-nets**: the exact number of different ones, as a power of ten.

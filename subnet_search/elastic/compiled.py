@@ -13,7 +13,7 @@ from subnet_search.elastic.coverage import INPUT, describe
 from subnet_search.elastic.flow import Flow
 from subnet_search.elastic.graph import Example
 from subnet_search.elastic.groups import Grouping, compile_groups
-from subnet_search.elastic.knobs import rules_of, span_space, tie_groups, width_choices
+from subnet_search.elastic.knobs import rules_of, span_space, tie_groups, why_whole, width_choices
 from subnet_search.elastic.operations.graph_form import GraphForm
 from subnet_search.elastic.operations.label_flow import LabelFlow
 from subnet_search.elastic.residual import skippable_blocks
@@ -56,7 +56,11 @@ def grouped(
     flow: Flow | LabelFlow, settings: ElasticSettings, excluded: Mapping[str, str]
 ) -> tuple[Grouping, tuple[str, ...]]:
     """The width groups of the channels that were followed, and the blocks that may be skipped."""
-    grouping = compile_groups(flow, lambda units, per, writers: width_choices(units, per, settings, writers))
+    grouping = compile_groups(
+        flow,
+        lambda units, per, writers: width_choices(units, per, settings, writers),
+        lambda units, per, writers: why_whole(units, per, settings, writers),
+    )
     kept_whole = (*settings.exclude, *excluded)
     return grouping, skippable_blocks(flow.traced, kept_whole) if settings.depth else ()
 

@@ -23,6 +23,7 @@ from subnet_search.elastic.registered_layers import SHAPES, PassingModule, passi
 from subnet_search.elastic.states import assign_state
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet, active_part
+from subnet_search.elastic.switchable import AT_SKIP, settle, settled_state, switches_of
 
 TOLERANCE = 1e-4  # relative to the largest output; kernels may sum sliced and plain weights in another order
 
@@ -111,14 +112,16 @@ def cut_out(supernet: Supernet, config: SubnetConfig, statistics: Statistics | N
     config = supernet.space.canonical(config)
     if statistics is not None and statistics.config_key != config.key:
         raise InvalidInput(f"statistics belong to sub-net {statistics.config_key}, not to {config.key}")
+    switches: dict[str, bool] = {}
     if isinstance(supernet.model, RunsGraph):
         net, state = _from_graph(supernet, config)
     else:
-        net = apply_plan(_plain_skeleton(supernet.model), layer_plan(supernet, config))
+        switches = switches_of(supernet.model, config)
+        net = apply_plan(settle(_plain_skeleton(supernet.model), switches), layer_plan(supernet, config))
         state = _sliced_state(supernet, config)
     if statistics is not None:
         state.update({name: tensor.clone() for name, tensor in statistics.values.items()})
-    assign_state(net, state)
+    assign_state(net, settled_state(state, switches) if switches else state)
     largest = config == supernet.space.largest()
     net.calibrated = statistics is not None or largest or not supernet.uses_batch_norm  # type: ignore[assignment]
     if (size_px := supernet.size_px(config)) is not None:
@@ -159,7 +162,7 @@ def layer_plan(supernet: Supernet, config: SubnetConfig) -> dict[str, Any]:
     kept = _kept_names(supernet.model, skipped)
     layers: dict[str, dict[str, Any]] = {}
     for path in supernet.sites:
-        if path not in kept:
+        if path not in kept or path.endswith(f".{AT_SKIP}"):
             continue
         layer = supernet.model.get_submodule(path)
         if isinstance(layer, PassingModule):

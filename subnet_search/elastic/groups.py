@@ -161,7 +161,9 @@ class Grouping:
 
 
 def compile_groups(
-    flow: Flow | LabelFlow, choices: Callable[[int, int, Sequence[str]], tuple[int, ...]]
+    flow: Flow | LabelFlow,
+    choices: Callable[[int, int, Sequence[str]], tuple[int, ...]],
+    whole: Callable[[int, int, Sequence[str]], str],
 ) -> Grouping:
     """Gathers coupled channels into groups.
 
@@ -169,6 +171,7 @@ def compile_groups(
         flow: the channels that layers read and write.
         choices: from (units, channels of one unit, writers) to the widths to choose from; a group with a single
             choice is no group, its channels are fixed.
+        whole: from the same to the reason why there is a single choice.
     """
     roots = {
         (side, path): flow.channels.roots(ids)
@@ -190,8 +193,7 @@ def compile_groups(
         paths = {side: tuple(p for (s, p), _ in signature if s == side) for side in "wr"}
         widths = choices(len(classes), per_unit, paths["w"])
         if len(widths) < 2:
-            reason = f"no smaller width: {len(classes)} unit(s) of {per_unit} channel(s)"
-            flow.channels.freeze(np.array(list(classes)), reason)
+            flow.channels.freeze(np.array(list(classes)), whole(len(classes), per_unit, paths["w"]))
             continue
         paths["r"] += tuple(dict.fromkeys(p.partition("[")[0] for (s, p), _ in signature if s == "p"))
         groups[name] = Group(name, len(classes), per_unit, widths, paths["w"], paths["r"])

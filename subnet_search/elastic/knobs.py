@@ -48,6 +48,19 @@ def width_choices(
     return tuple(c * unit_channels for c in sorted(chosen))
 
 
+def why_whole(units: int, unit_channels: int, settings: ElasticSettings, writers: Sequence[str] = ()) -> str:
+    """Why `width_choices` of the same arguments offers one width alone, and which smaller step would offer more."""
+    reason = f"no smaller width: {units} unit(s) of {unit_channels} channel(s)"
+    step = _last_matching(settings.steps, writers) or (1 if settings.groups_per_layer else settings.step)
+    finer = settings.model_copy(update={"steps": {}, "groups_per_layer": None})
+    while settings.width and step > 1:
+        step //= 2
+        widths = width_choices(units, unit_channels, finer.model_copy(update={"step": step}), writers)
+        if len(widths) > 1:
+            return f"{reason}; a step of {step} would offer {', '.join(map(str, widths[:-1]))}"
+    return reason
+
+
 def _last_matching(told: Mapping[str, T], writers: Sequence[str]) -> T | None:
     """What the last pattern that names one of the writers says."""
     found = [value for pattern, value in told.items() if any(matches(path, (pattern,)) for path in writers)]

@@ -16,6 +16,7 @@ from subnet_search.elastic.folding import Fold, find_folds
 from subnet_search.elastic.layers import ElasticBatchNorm, ElasticLayer, SkippableBlock
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.supernet import Supernet
+from subnet_search.elastic.switchable import switchable_norms
 
 MOST_VARIANTS = 128  # of what comes before a cut: with more of them two random sub-nets hardly ever share it
 LEAST_SHARE = 0.005  # of the multiply-adds, for a span that is worth remembering
@@ -55,6 +56,8 @@ def cut_into_spans(
         fits: whether so many numbers per image may be remembered at a cut.
         most_variants: how many different sub-nets are few.
     """
+    if any(True for _ in switchable_norms(supernet.model)):  # what comes first depends on blocks further on
+        return (Span(supernet, supernet.batch_norms, ()),)
     folds = find_folds(supernet.model)
     whole = (Span(supernet, supernet.batch_norms, tuple(folds)),)
     example = supernet.example

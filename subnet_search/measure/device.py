@@ -10,6 +10,14 @@ from typing import Any
 
 import torch
 
+from subnet_search.measure.runtimes import RUNTIMES
+from subnet_search.settings import DeviceSettings
+
+
+def describe_target(profile: DeviceSettings) -> dict[str, Any]:
+    """The profile of the target as plain data, with the version of its runtime."""
+    return {**profile.model_dump(mode="json"), "version": RUNTIMES[profile.runtime].version()}
+
 
 def describe_device() -> dict[str, Any]:
     """Processor, cores, threads, memory, accelerators, operating system and versions, as plain data."""

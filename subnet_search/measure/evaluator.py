@@ -29,7 +29,7 @@ from subnet_search.record import Evaluation, Objective, Partial, check_objective
 from subnet_search.record.objective import Goal
 from subnet_search.searchers.racing import check_raced, look_sizes
 from subnet_search.seeding import derive_seed, kept_generators, start_epoch
-from subnet_search.settings import LATENCY, OBJECTIVES, EvaluateSettings
+from subnet_search.settings import LATENCY, OBJECTIVES, DeviceSettings, EvaluateSettings
 
 STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
 GOALS: dict[str, Goal] = {"top1_percent": "max", LATENCY: "min"}
@@ -107,7 +107,9 @@ class SupernetEvaluator:
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
         self._latency: SubnetLatency | None = None
         if any(map(_is_timed, objectives)):
-            self._latency = SubnetLatency(supernet, latency, device=settings.device, seed=settings.seed)
+            self._latency = SubnetLatency(
+                supernet, latency, profile=DeviceSettings(name=settings.device), seed=settings.seed
+            )
         self.context = self._checksum(settings)
         self._weights = self._version()
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from subnet_search.measure.noise import median_interval
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -57,6 +60,35 @@ class Protocol:
         return math.ceil(min(max(self.turn_ms / once_ms, 1), MOST_CALLS))
 
 
+class Turn(typing.Protocol):
+    """Something that is warmed up; each use gives the milliseconds of one call, from a turn of some calls."""
+
+    once_ms: float  # about how long a call takes
+
+    def __call__(self, calls: int) -> float:
+        """Milliseconds of one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Milliseconds by round, of what is timed and of what it is timed beside: arrays `[num_rounds]`."""
+
+    own_ms: np.ndarray
+    other_ms: np.ndarray
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Own time as a share of the other's, by round `[num_rounds]`."""
+        shares: np.ndarray = self.own_ms / self.other_ms
+        return shares
+
+    @property
+    def drift(self) -> float:
+        """How much slower the machine was in the last third of the rounds than in the first, as a share."""
+        third = max(len(self.other_ms) // 3, 1)
+        return float(np.median(self.other_ms[-third:]) / np.median(self.other_ms[:third])) - 1
+
+
 def time_alone(
     call: Call,
     rng: np.random.Generator,
@@ -66,9 +98,7 @@ def time_alone(
 ) -> Latency:
     """The time of `call` in milliseconds, as the machine is now; as `time_beside` without a reference."""
     protocol = protocol or Protocol()
-    turn = _Turn(call, protocol, clock_s)
-    calls = protocol.calls(turn.once_ms)
-    return _rounds(lambda: turn(calls), 1.0, rng, protocol, clock_s)
+    return turns_alone(CallTurn(call, protocol, clock_s), rng, protocol, clock_s)
 
 
 def time_beside(
@@ -103,21 +133,47 @@ def time_beside(
         clock_s: a clock in seconds.
     """
     protocol = protocol or Protocol()
-    ours, theirs = _Turn(call, protocol, clock_s), _Turn(reference, protocol, clock_s)
+    ours, theirs = CallTurn(call, protocol, clock_s), CallTurn(reference, protocol, clock_s)
+    return turns_beside(ours, theirs, reference_ms, rng, protocol, clock_s)
+
+
+def turns_alone(turn: Turn, rng: np.random.Generator, protocol: Protocol, clock_s: Clock) -> Latency:
+    """`time_alone` of what takes turns."""
+    calls = protocol.calls(turn.once_ms)
+    rounds = _rounds(lambda: (turn(calls), 1.0), rng, protocol, clock_s)
+    return _latency(rounds, 1.0, rng, protocol)
+
+
+def turns_beside(
+    ours: Turn,
+    theirs: Turn,
+    reference_ms: float,
+    rng: np.random.Generator,
+    protocol: Protocol,
+    clock_s: Clock,
+) -> Latency:
+    """`time_beside` of what takes turns."""
+    return _latency(rounds_beside(ours, theirs, rng, protocol, clock_s), reference_ms, rng, protocol)
+
+
+def rounds_beside(
+    ours: Turn, theirs: Turn, rng: np.random.Generator, protocol: Protocol, clock_s: Clock
+) -> Rounds:
+    """Rounds of two that take turns in random order, with equally many calls in a turn."""
     calls = protocol.calls((ours.once_ms + theirs.once_ms) / 2)  # for both: the fastest of more is faster
 
-    def ratio() -> float:
+    def both() -> tuple[float, float]:
         if rng.random() < 0.5:
             own, other = ours(calls), theirs(calls)
         else:
             other, own = theirs(calls), ours(calls)
-        return own / other
+        return own, other
 
-    return _rounds(ratio, reference_ms, rng, protocol, clock_s)
+    return _rounds(both, rng, protocol, clock_s)
 
 
-class _Turn:
-    """Warms a call up; then each use gives the time of the fastest of some calls in milliseconds."""
+class CallTurn:
+    """A turn of a call in this process: the fastest of some calls, after one that fills the caches."""
 
     def __init__(self, call: Call, protocol: Protocol, clock_s: Clock) -> None:
         self._call, self._clock_s = call, clock_s
@@ -125,6 +181,7 @@ class _Turn:
         self._untimed = 1 if self.once_ms < LONG_CALL_MS else 0
 
     def __call__(self, calls: int) -> float:
+        """Milliseconds of the fastest of so many calls."""
         for _ in range(self._untimed):
             self._call()
         return min(self._timed_ms() for _ in range(calls))
@@ -136,25 +193,31 @@ class _Turn:
 
 
 def _rounds(
-    one: Callable[[], float], unit_ms: float, rng: np.random.Generator, protocol: Protocol, clock_s: Clock
-) -> Latency:
-    """Repeats a round until the interval of the median is narrow, or there were rounds enough."""
-    start_s, values, look = clock_s(), [], protocol.least_rounds
+    one: Callable[[], tuple[float, float]], rng: np.random.Generator, protocol: Protocol, clock_s: Clock
+) -> Rounds:
+    """Repeats a round until the interval of the median ratio is narrow, or there were rounds enough.
+
+    The first look is after the least number of rounds; each look says from the noise seen so far how many rounds the
+    interval needs, and the next one is there, or where the number has doubled: whoever looks often stops at intervals
+    that are narrow by chance.
+    """
+    start_s, pairs, look = clock_s(), list[tuple[float, float]](), protocol.least_rounds
     while True:
-        values.append(one())
-        late = clock_s() - start_s >= protocol.most_seconds or len(values) >= protocol.most_rounds
-        if len(values) < protocol.least_rounds or not (late or len(values) >= look):
+        pairs.append(one())
+        count = len(pairs)
+        late = clock_s() - start_s >= protocol.most_seconds or count >= protocol.most_rounds
+        if count < protocol.least_rounds or not (late or count >= look):
             continue
-        look = 2 * len(values)  # whoever looks often stops at intervals that are narrow by chance
-        median, low, high = _median_and_interval(np.array(values), rng, protocol.resamples)
-        if late or high - low <= 2 * protocol.narrow * median:
-            return Latency(median * unit_ms, low * unit_ms, high * unit_ms, len(values))
+        rounds = Rounds(*np.array(pairs).T)
+        if late:
+            return rounds
+        median, low, high = median_interval(rounds.ratio, rng, protocol.resamples)
+        too_wide = (high - low) / (2 * protocol.narrow * median)
+        if too_wide <= 1:
+            return rounds
+        look = math.ceil(count * min(max(1.1 * too_wide**2, 1.25), 2))
 
 
-def _median_and_interval(
-    values: np.ndarray, rng: np.random.Generator, resamples: int
-) -> tuple[float, float, float]:
-    """The median of `values` `[num_rounds]`, and its percentile bootstrap interval of 95 %."""
-    drawn = rng.choice(values, size=(resamples, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return float(np.median(values)), float(low), float(high)
+def _latency(rounds: Rounds, unit_ms: float, rng: np.random.Generator, protocol: Protocol) -> Latency:
+    median, low, high = median_interval(rounds.ratio, rng, protocol.resamples)
+    return Latency(median * unit_ms, low * unit_ms, high * unit_ms, len(rounds.own_ms))

@@ -1,24 +1,32 @@
 """Who proposes the next sub-net, and the loop that asks, evaluates and records; no torch."""
 
 from .budget import Budget
+from .claims import Claims
 from .controls import Listed, spread_out
-from .drive import SearchResult, images_told, search
+from .drive import SearchResult, search
 from .feasible import SpaceExhausted
 from .optuna_search import OptunaSearcher
 from .path import PathElement, Score, path_from_json, path_to_json, reselect
+from .pool import EvaluatorFactory, Pool, Workers
 from .progressive import Scorer, walk_down
 from .progressive_searcher import ProgressiveSearcher
 from .racing import RacedEvaluator, Racing, look_sizes
-from .recorder import Evaluator
+from .recorder import Answer, Evaluator
 from .searcher import SEARCHERS, Searcher, make_searcher
+from .shown import images_told
+from .study_claims import StudyClaims
 
 __all__ = [
     "SEARCHERS",
+    "Answer",
     "Budget",
+    "Claims",
     "Evaluator",
+    "EvaluatorFactory",
     "Listed",
     "OptunaSearcher",
     "PathElement",
+    "Pool",
     "ProgressiveSearcher",
     "RacedEvaluator",
     "Racing",
@@ -27,6 +35,8 @@ __all__ = [
     "SearchResult",
     "Searcher",
     "SpaceExhausted",
+    "StudyClaims",
+    "Workers",
     "images_told",
     "look_sizes",
     "make_searcher",

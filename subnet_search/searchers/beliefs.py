@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
 from predictors import AccuracyPredictor
 from predictors.warping import NODES, WEIGHTS
 from search_spaces import COST_NAMES, CostTable, SearchSpace
 from subnet_search.record import Objective, non_dominated
 
+from .bounds import Bounds
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+ClosedForm = Callable[[Ints], NDArray[Any]]
+Foresee = Callable[[AccuracyPredictor, Floats], tuple[Floats, Floats]]
+SpreadOut = Callable[[AccuracyPredictor, Floats, Floats], tuple[Floats, Floats]]
 FAMILIES = ("gp", "ridge", "trees")  # boosting and networks take longer to compare than they are worth here
 NEAR_SHARE = 0.5  # of the rows are near the front
 CERTAIN = np.ones(1)
@@ -49,10 +57,22 @@ class Seen:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Losses that candidates may have, for each objective `[num_candidates, num_values]`, and their weights."""
+    """What candidates may be like.
+
+    Attributes:
+        losses: those that they may have, for each objective `[num_candidates, num_values]`.
+        weights: the probabilities of these, for each objective `[num_values]`.
+        log_chances: logarithms of the probabilities that they meet all bounds `[num_candidates]`.
+    """
 
     losses: tuple[Floats, ...]
     weights: tuple[Floats, ...]
+    log_chances: Floats
+
+    @property
+    def chances(self) -> Floats:
+        """The probabilities that they meet all bounds `[num_candidates]`."""
+        return np.asarray(np.exp(self.log_chances))
 
     @property
     def expected(self) -> Floats:
@@ -84,12 +104,23 @@ class Beliefs:
         space: of the configs.
         objectives: those with `exact`, or the name of a cost in `costs`, are taken as known.
         costs: the space's cost table.
+        known: closed forms of costs that are no objectives; like all others they help to predict.
+        bounds: the losses that are allowed.
     """
 
-    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], costs: CostTable | None) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        costs: CostTable | None,
+        known: Sequence[ClosedForm] = (),
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._bounds = Bounds.of(objectives, None) if bounds is None else bounds
         self._exact = [_closed_form(objective, costs) for objective in objectives]
         self._signs = [objective.loss(1.0) for objective in objectives]
-        functions = tuple(o.exact for o in objectives if o.exact is not None)
+        functions = (*(o.exact for o in objectives if o.exact is not None), *known)
+        self._known = (*known, *(() if costs is None else (costs.macs,)))
         self._predictors = {
             place: AccuracyPredictor(space, costs, exact=functions, families=FAMILIES)
             for place, exact in enumerate(self._exact)
@@ -98,12 +129,11 @@ class Beliefs:
 
     @property
     def cost(self) -> Callable[[Ints], Floats] | None:
-        """The first objective known in closed form, as a loss; None if there is none."""
-        known = [(e, s) for e, s in zip(self._exact, self._signs, strict=True) if e is not None]
-        if not known:
-            return None
-        exact, sign = known[0]
-        return lambda rows: sign * exact(rows)
+        """The first objective known in closed form, as a loss, else another such cost; None if there is none."""
+        for exact, sign in zip(self._exact, self._signs, strict=True):
+            if exact is not None:
+                return partial(_signed, exact, sign)
+        return partial(_signed, self._known[0], 1.0) if self._known else None
 
     @property
     def trusted(self) -> bool:
@@ -140,36 +170,50 @@ class Beliefs:
 
     def outlook(self, candidates: Described) -> Outlook:
         """What to expect of candidates."""
-        return self._outlook(candidates, self._quadrature)
+        return self._outlook(candidates, AccuracyPredictor.warped, self._quadrature)
 
     def hopes(self, candidates: Described) -> Outlook:
         """What candidates would lose at best: each as unsure as the least sure of a few of them."""
-        return self._outlook(candidates, self._optimum)
+        return self._outlook(candidates, _roughly, self._optimum)
 
-    def _outlook(
-        self, candidates: Described, foresee: Callable[[AccuracyPredictor, Floats], tuple[Floats, Floats]]
-    ) -> Outlook:
+    def _outlook(self, candidates: Described, foresee: Foresee, spread_out: SpreadOut) -> Outlook:
         losses: list[Floats] = []
         weights: list[Floats] = []
+        log_chances = np.zeros(len(candidates.rows))
         for place, exact in enumerate(candidates.exact):
-            if exact is None:
-                values, weight = foresee(self._predictors[place], candidates.features)
-            else:
+            most = self._bounds.most[place]
+            if exact is not None:
                 values, weight = exact[:, None], CERTAIN
+                log_chances[exact > most] = -np.inf
+            else:
+                predictor = self._predictors[place]
+                mean, std = foresee(predictor, candidates.features)
+                values, weight = spread_out(predictor, mean, std)
+                if np.isfinite(most):
+                    least = predictor.warp(np.array([-most]))
+                    log_chances += log_ndtr((mean - least) / np.maximum(std, 1e-9))
             losses.append(values)
             weights.append(weight)
-        return Outlook(tuple(losses), tuple(weights))
+        return Outlook(tuple(losses), tuple(weights), log_chances)
 
     @staticmethod
-    def _quadrature(predictor: AccuracyPredictor, x: Floats) -> tuple[Floats, Floats]:
-        mean, std = predictor.warped(x)
+    def _quadrature(predictor: AccuracyPredictor, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
         return -predictor.warp.back(mean[:, None] + std[:, None] * NODES), WEIGHTS
 
     @staticmethod
-    def _optimum(predictor: AccuracyPredictor, x: Floats) -> tuple[Floats, Floats]:
-        probes = x[:: max(1, len(x) // PROBES)]
-        std = float(predictor.warped(probes)[1].max(initial=0.0))
-        return -predictor.warp.back(predictor.warped_mean(x)[:, None] + HOPE * std), CERTAIN
+    def _optimum(predictor: AccuracyPredictor, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
+        return -predictor.warp.back(mean + HOPE * std)[:, None], CERTAIN
+
+
+def _roughly(predictor: AccuracyPredictor, x: Floats) -> tuple[Floats, Floats]:
+    """Means, and for all the spread of the least sure of a few of them, both `[num_rows]`."""
+    probes = x[:: max(1, len(x) // PROBES)]
+    std = float(predictor.warped(probes)[1].max(initial=0.0))
+    return predictor.warped_mean(x), np.full(len(x), std)
+
+
+def _signed(function: ClosedForm, sign: float, rows: Ints) -> Floats:
+    return sign * np.asarray(function(rows), dtype=np.float64)
 
 
 def _closed_form(objective: Objective, costs: CostTable | None) -> Callable[[Ints], Floats] | None:

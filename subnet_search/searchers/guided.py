@@ -9,21 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces import CostTable, SearchSpace, SubnetConfig
-from subnet_search.record import Evaluation, Objective, check_objectives, check_values, non_dominated
+from subnet_search.record import Evaluation, Objective, check_objectives, check_values
 
-from .beliefs import Beliefs, Described, Ints, Outlook, Seen
-from .candidates import Candidates, distinct
+from .beliefs import Beliefs, ClosedForm, Seen
+from .bounds import Bounds
+from .candidates import Candidates
 from .feasible import Feasible, SpaceExhausted, check_seed
 from .improvement import Improvement, pick_batch
 from .optuna_search import OptunaSearcher
+from .screening import Screen
 
 START = 10  # sub-nets spread over cost before anything is predicted
 LEAST = 10  # evaluations that did not fail, to predict from
 CHOOSE_AGAIN, TUNE_AGAIN = 1.5, 1.2  # after so many times as many evaluations
 BATCH_SHARE = 25  # one sub-net for each so many evaluations is proposed from one fit
-SAMPLE, SURVIVORS, GENERATIONS = 1_000, 300, 4  # where a space is too large to be listed
-SHORTLIST = 3_000  # of all candidates, for which uncertainty is computed
-BINS = 10  # of cost, from each of which survive as many
 SPREAD_POOL = 4_000
 
 
@@ -66,9 +65,14 @@ class GuidedSearcher:
         seed: a whole number from 0 to 2^32 - 1.
         limits: upper bounds by cost name; they need `costs`.
         costs: the space's cost table; objectives named as its costs are then known.
+        known: closed forms of costs that are no objectives, such as multiply-adds where milliseconds are to be low:
+            functions of encoded configs `[num_configs, num_knobs]`. A cost table already holds its own.
+        bounds: the worst allowed values by name of an objective. What is expected of a sub-net counts as much as it
+            is probable that it meets them; until one does, those most likely to are proposed.
 
     Raises:
-        InvalidInput: for an infeasible limit (the message says the nearest feasible value) or a bad seed.
+        InvalidInput: for an infeasible limit (the message says the nearest feasible value), a bound on what is no
+            objective, or a bad seed.
     """
 
     def __init__(
@@ -79,13 +83,16 @@ class GuidedSearcher:
         seed: int = 0,
         limits: Mapping[str, float] | None = None,
         costs: CostTable | None = None,
+        known: Sequence[ClosedForm] = (),
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
         self._seed = check_seed(seed)
         self._objectives = check_objectives(objectives)
         self._feasible = Feasible(space, costs, limits)
         self._candidates = Candidates(self._feasible)
-        self._beliefs = Beliefs(space, self._objectives, costs)
-        self._all: Described | None = None
+        self._bounds = Bounds.of(self._objectives, bounds)
+        self._beliefs = Beliefs(space, self._objectives, costs, known, self._bounds)
+        self._screen = Screen(self._candidates, self._beliefs, self._bounds)
         self._chosen_at = self._tuned_at = 0
         self._known: dict[str, Evaluation] = {}
         self._waiting: dict[str, SubnetConfig] = {}
@@ -173,21 +180,23 @@ class GuidedSearcher:
             return self._evolved(moment, told)
         rng = np.random.default_rng((self._seed, moment.turn))
         pending = self._feasible.space.encode([self._config(key) for key in moment.pending])
-        front = seen.losses[seen.full]
-        reference = front.max(axis=0)
-        if len(pending):
+        front, reference = seen.losses[seen.full], self._bounds.reference(seen.losses[seen.full])
+        front = front[self._bounds.met(front)]
+        some = bool(len(front))
+        if some and len(pending):
             expected = self._beliefs.outlook(self._beliefs.described(pending)).expected
-            front = np.concatenate([front, expected])
+            front = np.concatenate([front, expected[self._bounds.met(expected)]])
         known = {row.tobytes() for row in np.concatenate([seen.rows, pending])}
-        improvement = Improvement(front, reference)
-        if self._candidates.everything is None:
-            candidates = self._bred(seen, known, improvement, rng)
-        else:
-            candidates = self._shortlisted(known, improvement)
+        candidates = self._screen(seen, known, Improvement(front, reference) if some else None, rng)
         if not len(candidates.rows):
             return []
         outlook = self._beliefs.outlook(candidates)
-        picks = pick_batch(outlook.losses, outlook.weights, front, reference, moment.size)
+        if some:
+            picks = pick_batch(
+                outlook.losses, outlook.weights, outlook.chances, front, reference, moment.size
+            )
+        else:
+            picks = np.argsort(-outlook.log_chances, kind="stable")[: moment.size].tolist()
         return self._feasible.space.decode(candidates.rows[picks]) if picks else []
 
     def _config(self, key: str) -> SubnetConfig:
@@ -247,44 +256,6 @@ class GuidedSearcher:
             pass
         return found
 
-    def _shortlisted(self, known: set[bytes], improvement: Improvement) -> Described:
-        """Of all candidates those that could improve the front most, if they were as good as one may hope."""
-        if self._all is None:
-            assert self._candidates.everything is not None
-            self._all = self._beliefs.described(self._candidates.everything)
-        left = self._all.of(~self._candidates.listed(known))
-        if len(left.rows) <= SHORTLIST:
-            return left
-        hopes = self._beliefs.hopes(left)
-        gains = improvement(hopes.losses, hopes.weights)
-        return left.of(np.sort(np.argpartition(-gains, SHORTLIST)[:SHORTLIST]))
-
-    def _bred(
-        self, seen: Seen, known: set[bytes], improvement: Improvement, rng: np.random.Generator
-    ) -> Described:
-        """Candidates bred from the front: some generations of what is expected to improve it most."""
-        front = seen.rows[np.flatnonzero(seen.full)[non_dominated(seen.losses[seen.full])]]
-        rows = np.concatenate(
-            [self._candidates.random(SAMPLE, rng), self._candidates.children(front, SAMPLE, rng)]
-        )
-        pool = np.empty((0, rows.shape[1]), dtype=np.int64)
-        gains, costs = np.empty(0), np.empty(0)
-        for _ in range(GENERATIONS):
-            rows = _without(distinct(rows), known | {row.tobytes() for row in pool})
-            outlook = self._beliefs.outlook(self._beliefs.described(rows))
-            pool = np.concatenate([pool, rows])
-            gains = np.concatenate([gains, improvement(outlook.losses, outlook.weights)])
-            costs = np.concatenate([costs, self._coordinate(outlook)])
-            kept = _best_of_bins(gains, costs)
-            pool, gains, costs = pool[kept], gains[kept], costs[kept]
-            rows = self._candidates.children(pool, SAMPLE, rng) if len(pool) else rows[:0]
-        return self._beliefs.described(pool)
-
-    def _coordinate(self, outlook: Outlook) -> np.ndarray:
-        """Along which candidates are kept diverse: the first objective known exactly, else the first."""
-        places = [place for place, weights in enumerate(outlook.weights) if len(weights) == 1]
-        return outlook.expected[:, places[0] if places else 0]
-
 
 def _last(growth: float, count: int) -> int:
     """The last number up to `count` of LEAST, LEAST * growth, ...; it depends on nothing else."""
@@ -292,17 +263,3 @@ def _last(growth: float, count: int) -> int:
     while (later := int(last * growth) + 1) <= count:
         last = later
     return last
-
-
-def _without(rows: Ints, known: set[bytes]) -> Ints:
-    return rows[[row.tobytes() not in known for row in rows]]
-
-
-def _best_of_bins(gains: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """The most promising candidates of each part of the range of costs `[num_kept]`."""
-    order = np.argsort(costs, kind="stable")
-    kept = [
-        part[np.argsort(-gains[part], kind="stable")[: SURVIVORS // BINS]]
-        for part in np.array_split(order, BINS)
-    ]
-    return np.concatenate(kept)

@@ -88,7 +88,12 @@ def _boxes(points: Ints, last: Sequence[int]) -> list[list[tuple[int, ...]]]:
 
 
 def pick_batch(
-    losses: Sequence[Floats], weights: Sequence[Floats], front: Floats, reference: Floats, count: int
+    losses: Sequence[Floats],
+    weights: Sequence[Floats],
+    chances: Floats,
+    front: Floats,
+    reference: Floats,
+    count: int,
 ) -> list[int]:
     """Candidates to evaluate together, each chosen as if those before it had come out as expected.
 
@@ -98,6 +103,7 @@ def pick_batch(
 
     Args:
         losses, weights: as for `Improvement`.
+        chances: how probable it is that a candidate counts at all `[num_candidates]`.
         front: losses known or expected `[num_points, num_objectives]`.
         reference: `[num_objectives]`.
         count: how many to take at most.
@@ -107,7 +113,7 @@ def pick_batch(
     """
     expected = np.stack([v @ w for v, w in zip(losses, weights, strict=True)], axis=1)
     improvement = Improvement(front, reference)
-    gains = improvement(losses, weights)
+    gains = improvement(losses, weights) * chances
     chosen: list[int] = []
     while len(chosen) < min(count, len(gains)):
         fresh = np.full(len(gains), not chosen)
@@ -115,7 +121,7 @@ def pick_batch(
             stale = np.where(fresh, -np.inf, gains)
             again = np.argpartition(-stale, min(LOOKS, len(stale) - 1))[:LOOKS]
             again = again[np.isfinite(stale[again])]
-            gains[again] = improvement([values[again] for values in losses], weights)
+            gains[again] = improvement([values[again] for values in losses], weights) * chances[again]
             fresh[again] = True
         if gains[best] <= 0:
             break

@@ -89,7 +89,7 @@ class OptunaSearcher:
         self._distributions = {k.name: _distribution(k.kind, len(k.choices)) for k in space.knobs}
         self._storage = optuna.storages.InMemoryStorage()
         directions = [optuna.study.StudyDirection[o.goal.upper() + "IMIZE"] for o in self._objectives]
-        with _quiet():
+        with quiet():
             self._study = optuna.create_study(storage=self._storage, directions=directions)
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
 
@@ -146,7 +146,7 @@ class OptunaSearcher:
 
     def _trial(self, method: Method, attempt: int = 0) -> optuna.Trial:
         number = np.random.SeedSequence((self._seed, self._turn, attempt)).generate_state(1)[0]
-        with _quiet():
+        with quiet():
             self._study.sampler = method.sampler(self._seed, int(number))
             return self._study.ask(self._distributions)
 
@@ -174,7 +174,7 @@ class OptunaSearcher:
             self._waiting[config.key].append(trial)
 
     def _answer(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
-        with _quiet():
+        with quiet():
             if evaluation.ok:
                 self._study.tell(trial, list(evaluation.values))
             else:
@@ -187,7 +187,7 @@ def _distribution(kind: str, count: int) -> BaseDistribution:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Optuna's notes on studies and experimental classes; its settings are put back."""
     level: Any = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,20 +1,19 @@
-"""Evaluates every sub-net once and keeps what came of it, failures included."""
+"""Keeps what came of every sub-net, failures included, and knows what an earlier process has kept."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from subnet_search.record import Evaluation, Images, Journal, Objective, check_objectives
 from subnet_search.record.journal import Line
 
-from .timelimit import OutOfTime, time_limit
+from .claims import SHARED, Told
 
 FAILURES_IN_A_ROW = 10
 
-Race = Callable[[SubnetConfig, Iterable[Evaluation]], Evaluation]
+Ask = tuple[str, int]  # the searcher that was asked, and which of its questions it was
 
 
 class Evaluator(Protocol):
@@ -32,18 +31,42 @@ class Evaluator(Protocol):
         """Evaluates one canonical config; may raise, which counts as failed."""
 
 
+class Answer(NamedTuple):
+    """What an evaluator gave for a sub-net in so many seconds, or None and the reason."""
+
+    config: SubnetConfig
+    evaluation: Evaluation | None
+    reason: str
+    seconds: float
+
+
+class Known(NamedTuple):
+    """An evaluation on record.
+
+    Attributes:
+        evaluation: as it was.
+        seconds: its time.
+        asked: by whom this search asked for it, if this search did.
+        place: of its line among all lines.
+        after: this search's last ask on record before it.
+    """
+
+    evaluation: Evaluation
+    seconds: float
+    asked: Ask | None = None
+    place: int = 0
+    after: Ask | None = None
+
+
 class Recorder:
-    """An evaluator with a journal: an ask line before each evaluation, its answer after it.
+    """A search's view of a journal: an ask line before each evaluation, its answer after it.
 
     Args:
-        evaluator: what is asked when the journal does not know.
+        objectives: what the values mean.
         journal: the record, possibly of a search that was cut off.
         context: of the evaluator; records under another one do not count.
         search: stands for one call of `search`; its asks can be looked up again by their turn.
-        clock_s: a clock in seconds.
-        timeout_s: how long one evaluation may take, see `time_limit`; one that takes longer has failed.
-        race: evaluates instead of the evaluator, and may stop early, given what this search looked at before. A
-            record of something stopped counts if its rival is among that; else it is evaluated anew.
+        raced: whether a record of something stopped counts, where its rival is among what this search has seen.
 
     Attributes:
         found: what this search looked at by config key, in order.
@@ -53,106 +76,152 @@ class Recorder:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        objectives: Sequence[Objective],
         journal: Journal,
         context: str,
         search: str,
-        clock_s: Callable[[], float] = time.perf_counter,
-        timeout_s: float | None = None,
-        race: Race | None = None,
+        *,
+        raced: bool = False,
     ) -> None:
-        self.objectives = check_objectives(evaluator.objectives)
+        self.objectives = check_objectives(objectives)
         self.found: dict[str, Evaluation] = {}
         self.seconds = self.seconds_here = 0.0
-        self._evaluator, self._journal, self._context, self._search = evaluator, journal, context, search
-        self._clock_s, self._timeout_s, self._race = clock_s, timeout_s, race
+        self._journal, self._context, self._search = journal, context, search
         self._failures = 0
         self._known = {k: line for k, line in journal.known(context).items() if self._answers(line)}
         self._stopped: dict[str, list[Line]] = {}
-        for (key, _), line in journal.stopped(context).items() if race else ():
+        for (key, _), line in journal.stopped(context).items() if raced else ():
             if self._answers(line):
                 self._stopped.setdefault(key, []).append(line)
-        self._pending = {line["key"]: line["n"] for line in journal.pending() if line["context"] == context}
-        self._turns = {
-            (line["searcher"], line["turn"]): SubnetConfig(line["config"])
-            for line in journal.lines()
-            if line["kind"] == "ask" and line["search"] == search
-        }
+        pending = (line for line in journal.pending() if line["context"] == context)
+        self._pending: dict[str, int] = {line["key"]: line["n"] for line in pending}
+        self._asks: dict[Ask, SubnetConfig] = {}
+        self._last_turns: dict[str, int] = {}
+        self._order: dict[
+            int, tuple[int, Ask | None]
+        ] = {}  # by number: place of the answer, last ask before it
+        self._retrace()
+
+    def _retrace(self) -> None:
+        last: Ask | None = None
+        under_way: set[int] = set()
+        self._overlapped = False
+        for place, line in enumerate(self._journal.lines()):
+            if line["search"] == self._search and line["kind"] == "ask":
+                self._overlapped |= bool(under_way)
+                under_way.add(line["n"])
+                last = line["searcher"], line["turn"]
+                self._asks[last] = SubnetConfig(line["config"])
+                self._last_turns[line["searcher"]] = line["turn"]
+            elif line["search"] == self._search:
+                under_way.discard(line["n"])
+                self._order[line["n"]] = place, last
 
     def asked(self, searcher: str, turn: int) -> SubnetConfig | None:
         """What this search asked in an earlier process as question `turn` to `searcher`, if that is recorded."""
-        return self._turns.get((searcher, turn))
+        return self._asks.get((searcher, turn))
 
-    def evaluate(self, config: SubnetConfig, searcher: str, turn: int) -> Evaluation:
-        """The evaluation of `config`: from this search, from the record, or made now.
+    def asks_ahead(self, searcher: str, turn: int) -> bool:
+        """Whether an earlier process asked on, from question `turn`, while several sub-nets were under way."""
+        return self._overlapped and turn <= self._last_turns.get(searcher, -1)
 
-        Raises:
-            SubnetSearchError: when ten evaluations made by this process failed in a row.
-        """
-        if config.key in self.found:
-            return self.found[config.key]
-        if line := self._recorded(config.key):
-            evaluation, seconds = self._from_line(config, line), float(line["seconds"])
-        else:
-            evaluation, seconds = self._fresh(config, searcher, turn)
-            self.seconds_here += seconds
-        self.found[config.key] = evaluation
-        self.seconds += seconds
-        if self._failures >= FAILURES_IN_A_ROW:
-            raise SubnetSearchError(
-                f"{self._failures} evaluations in a row failed, the last one of {config.key}: {evaluation.reason}. "
-                "All are recorded; mend the cause and start the same search again"
-            )
-        return evaluation
-
-    def _recorded(self, key: str) -> Line | None:
+    def known(self, config: SubnetConfig) -> Known | None:
         """What the record knows of a sub-net: in full, failed, or beaten by one that this search has seen."""
-        beaten = (line for line in self._stopped.get(key, ()) if line["images"]["rival"] in self.found)
-        return self._known.get(key) or next(beaten, None)
+        beaten = (line for line in self._stopped.get(config.key, ()) if line["images"]["rival"] in self.found)
+        line = self._known.get(config.key) or next(beaten, None)
+        if line is None:
+            return None
+        evaluation, seconds = self._from_line(config, line), float(line["seconds"])
+        if line["n"] not in self._order:
+            return Known(evaluation, seconds)
+        place, after = self._order[line["n"]]
+        return Known(evaluation, seconds, (line["searcher"], line["turn"]), place, after)
 
-    def _fresh(self, config: SubnetConfig, searcher: str, turn: int) -> tuple[Evaluation, float]:
-        n = self._pending.get(config.key)
+    def on_record(self) -> Iterator[tuple[str, Evaluation, float]]:
+        """What the record knows in full or as failed: who asked for it, the evaluation and its seconds."""
+        for line in self._known.values():
+            evaluation = self._from_line(SubnetConfig(line["config"]), line)
+            yield line["searcher"], evaluation, float(line["seconds"])
+
+    def adopt(self, told: Told) -> None:
+        """Notes what another driver found, under the searcher "storage" and at no cost, unless it is on record."""
+        found = told.evaluation
+        if self.known(found.config) is not None:
+            return
+        by, n = f"evaluated by {told.driver}", self._pending.pop(found.config.key, None)
+        if n is None:  # else this driver had asked for it, and died
+            n = self._journal.next_n
+            self._journal.ask(n, found.config, self._context, SHARED)
+        if found.ok:
+            values, spread = self._named(found.values), self._named(found.spread) if found.spread else None
+            why = f"{found.reason}; {by}" if found.reason else by
+            self._journal.result(
+                n, values, spread=spread, source=found.source, reason=why, images=found.images
+            )
+        else:
+            self._journal.failed(n, f"{found.reason}; {by}")
+
+    def begin(self, config: SubnetConfig, searcher: str, turn: int) -> int:
+        """Notes that a sub-net is about to be evaluated, under the number that is returned."""
+        n = self._pending.pop(config.key, None)
         if n is None:
             n = self._journal.next_n
             self._journal.ask(n, config, self._context, searcher, search=self._search, turn=turn)
-        start = self._clock_s()
-        try:
-            with time_limit(self._timeout_s):
-                found = self._race(config, self.found.values()) if self._race else self._evaluator(config)
-                evaluation = self._checked(config, found)
-        except OutOfTime:
-            evaluation = Evaluation(config, (), "failed", f"no answer within {self._timeout_s:g} s")
-        except Exception as error:  # whatever a user's model raises: one sub-net less, the search goes on
-            evaluation = Evaluation(config, (), "failed", f"{type(error).__name__}: {error}")
-        seconds = self._clock_s() - start
+        return n
+
+    def end(self, n: int, answer: Answer) -> Evaluation:
+        """Writes the answer to number `n`; what cannot be compared is a failure."""
+        evaluation = self._checked(answer)
         if evaluation.ok:
             self._failures = 0
             spread = self._named(evaluation.spread) if evaluation.spread else None
-            values = self._named(evaluation.values)
             self._journal.result(
                 n,
-                values,
+                self._named(evaluation.values),
                 spread=spread,
                 source=evaluation.source,
-                seconds=seconds,
+                seconds=answer.seconds,
                 reason=evaluation.reason,
                 images=evaluation.images,
             )
         else:
             self._failures += 1
-            self._journal.failed(n, evaluation.reason, seconds=seconds)
-        return evaluation, seconds
+            self._journal.failed(n, evaluation.reason, seconds=answer.seconds)
+        self.seconds_here += answer.seconds
+        return evaluation
 
-    def _checked(self, config: SubnetConfig, evaluation: Evaluation) -> Evaluation:
-        if evaluation.config != config:
-            raise InvalidInput(
-                f"asked about {config.key}, the evaluator answered about {evaluation.config.key}"
+    def take(self, evaluation: Evaluation, seconds: float) -> None:
+        """Counts an evaluation among what this search looked at.
+
+        Raises:
+            SubnetSearchError: when ten evaluations made by this process failed in a row.
+        """
+        self.found[evaluation.config.key] = evaluation
+        self.seconds += seconds
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise SubnetSearchError(
+                f"{self._failures} evaluations in a row failed, the last one of {evaluation.config.key}: "
+                f"{evaluation.reason}. All are recorded; mend the cause and start the same search again"
             )
-        if evaluation.ok and len(evaluation.values) != len(self.objectives):
-            names = [objective.name for objective in self.objectives]
-            raise InvalidInput(
-                f"the evaluator must give one value for each of {names}, got {evaluation.values}"
-            )
+
+    def _checked(self, answer: Answer) -> Evaluation:
+        config, evaluation = answer.config, answer.evaluation
+        if answer.reason:
+            return Evaluation(config, (), "failed", answer.reason)
+        try:
+            if evaluation is None:
+                raise InvalidInput("the evaluator answered None instead of an Evaluation")
+            if evaluation.config != config:
+                raise InvalidInput(
+                    f"asked about {config.key}, the evaluator answered about {evaluation.config.key}"
+                )
+            if evaluation.ok and len(evaluation.values) != len(self.objectives):
+                names = [objective.name for objective in self.objectives]
+                raise InvalidInput(
+                    f"the evaluator must give one value for each of {names}, got {evaluation.values}"
+                )
+        except Exception as error:  # it may have returned anything
+            return Evaluation(config, (), "failed", f"{type(error).__name__}: {error}")
         return evaluation
 
     def _named(self, values: Sequence[float]) -> dict[str, float]:

@@ -41,6 +41,7 @@ def make_searcher(
     seed: int = 0,
     limits: Mapping[str, float] | None = None,
     costs: CostTable | None = None,
+    bounds: Mapping[str, float] | None = None,
 ) -> Searcher:
     """A searcher by its name in `SEARCHERS`: guided, random, nsga2, nsga3, tpe, gp, qmc, progressive or uniform.
 
@@ -51,11 +52,15 @@ def make_searcher(
         seed: the same seed and the same answers give the same proposals.
         limits: upper bounds by cost name; every proposal meets them.
         costs: the space's cost table, needed for limits.
+        bounds: the worst allowed values of measured objectives, by name; "guided" keeps to them as well as it can
+            predict, the others take no notice.
 
     Raises:
-        InvalidInput: for an unknown name or an infeasible limit.
+        InvalidInput: for an unknown name, an infeasible limit, or a bound on what is no objective.
     """
     if name not in SEARCHERS:
         known = ", ".join(SEARCHERS)
         raise InvalidInput(f"a searcher must be one of {known}, got {name!r}{nearest_names(name, SEARCHERS)}")
+    if SEARCHERS[name] is GuidedSearcher:
+        return GuidedSearcher(space, objectives, seed=seed, limits=limits, costs=costs, bounds=bounds)
     return SEARCHERS[name](space, objectives, seed=seed, limits=limits, costs=costs)

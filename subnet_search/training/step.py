@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,12 @@ from subnet_search.training.losses import cross_entropy
 # returns the sum of the losses. `train` zeroes gradients before, checks the loss and lets the optimizer step
 # afterwards.
 Step = Callable[[Supernet, Batch, np.random.Generator], float]
+
+
+def attached(step: Step, supernet: Supernet) -> AbstractContextManager[None]:
+    """The time of a training, in which a step's own tensors hang in the supernet, where checkpoints find them."""
+    attach: Callable[[Supernet], AbstractContextManager[None]] | None = getattr(step, "attached", None)
+    return nullcontext() if attach is None else attach(supernet)
 
 
 @dataclass(frozen=True)

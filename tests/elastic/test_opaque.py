@@ -18,6 +18,7 @@ from search_spaces import InvalidInput
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
+from subnet_search.elastic.operations.source import build_from_source, source_of
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.exporting import export
@@ -107,6 +108,23 @@ class Outer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.inner(self.between(self.up(x).relu())))
+
+
+class Scanned(nn.Module):
+    """A recurrent layer of torch that walks along each row of an image, and what it remembers in the end."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, begins: bool = False, **more: Any) -> None:
+        super().__init__()
+        self.rnn, self.begins = kind(WIDTH, WIDTH // 2, batch_first=True, bidirectional=True, **more), begins
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, channels, height, width = x.shape
+        x = x.permute(0, 2, 3, 1).reshape(rows * height, width, channels)
+        start = x.new_zeros(2, rows * height, channels // 2)
+        found, state = self.rnn(x, (start, start + 0.1)) if self.begins else self.rnn(x)
+        memory = state[1] if isinstance(state, tuple) else state  # [2, rows * height, channels // 2]
+        found = found * memory[-2:].permute(1, 0, 2).reshape(rows * height, 1, channels)
+        return found.reshape(rows, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Lists(nn.Module):
@@ -216,6 +234,44 @@ def judge(model: nn.Module, supernet: Supernet) -> None:
                 assert float(parameter.grad.abs().sum()) == pytest.approx(
                     float(wanted[n].abs().sum()), rel=1e-4
                 )
+
+
+RECURRENT: dict[str, Callable[[], Scanned]] = {
+    "LSTM": Scanned,
+    "LSTM of 2 layers": lambda: Scanned(num_layers=2, bias=False),
+    "RNN": lambda: Scanned(nn.RNN, nonlinearity="relu"),
+    "GRU": lambda: Scanned(nn.GRU),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["LSTM", *(pytest.param(n, marks=pytest.mark.slow) for n in [*RECURRENT][1:])]
+)
+def test_the_exporter_does_not_walk_through_recurrent_layers_and_they_need_torch_alone(name: str) -> None:
+    torch.manual_seed(0)
+    model, kind = Around(RECURRENT[name]()).eval(), name.split()[0]
+    supernet = make_elastic(model, X, SETTINGS["graph"]).eval()
+    assert reasons(supernet)["part.rnn"] == f"no rule for {kind}"
+    assert {"first", "after"} == set(supernet.groups)
+    judge(model, supernet)
+    net = extract(supernet, supernet.space.smallest()).eval()
+    source = source_of(net)
+    assert source is not None
+    assert "needs torch alone" in source
+    again = build_from_source(source)
+    again.load_state_dict(net.state_dict(), assign=True)
+    for other in (again.eval(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other(X), net(X))
+
+
+@pytest.mark.slow
+def test_a_recurrent_layer_that_is_given_more_than_tensors_is_followed_step_by_step() -> None:
+    torch.manual_seed(0)
+    model = Around(Scanned(begins=True)).eval()
+    supernet = make_elastic(model, X, SETTINGS["graph"]).eval()
+    assert reasons(supernet)["before"] == "no rule for lstm"
+    assert {"first", "after"} == set(supernet.groups)
+    judge(model, supernet)
 
 
 @pytest.mark.parametrize(

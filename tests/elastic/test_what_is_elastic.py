@@ -18,7 +18,7 @@ from subnet_search import small_models
 from subnet_search.elastic.convert import make_elastic
 from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.graph import UntraceableModelError
-from subnet_search.elastic.knobs import EmptySpaceError, width_choices
+from subnet_search.elastic.knobs import EmptySpaceError, why_whole, width_choices
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.elastic.supernet import Supernet
@@ -270,6 +270,29 @@ def test_width_choices(
     units: int, per_unit: int, settings: dict[str, object], expected: tuple[int, ...]
 ) -> None:
     assert width_choices(units, per_unit, ElasticSettings(**settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("units", "per_unit", "settings", "hint"),
+    [
+        (6, 1, {}, "; a step of 4 would offer 4"),
+        (8, 2, {"step": 32}, "; a step of 8 would offer 8"),
+        (3, 1, {}, "; a step of 2 would offer 2"),
+        (12, 1, {"min_share": 0.7, "step": 16}, "; a step of 2 would offer 10"),
+        (1, 16, {}, ""),
+        (8, 1, {"width": False}, ""),
+        (8, 1, {"groups_per_layer": 1}, ""),
+    ],
+)
+def test_what_is_too_narrow_for_the_step_says_which_step_would_do(
+    units: int, per_unit: int, settings: dict[str, object], hint: str
+) -> None:
+    told = ElasticSettings(**settings)
+    assert len(width_choices(units, per_unit, told)) == 1
+    assert (
+        why_whole(units, per_unit, told)
+        == f"no smaller width: {units} unit(s) of {per_unit} channel(s){hint}"
+    )
 
 
 def test_knobs_of_a_squeeze_and_excite_branch() -> None:

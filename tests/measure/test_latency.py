@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from search_spaces import InvalidInput
 from subnet_search.measure import LatencyMeter, measure_latency
 from subnet_search.measure.timing import Latency, Protocol
+from subnet_search.settings import DeviceSettings
 from tests.measure.machine import Machine
 from tests.small import EXAMPLE, small_net
 
+FIVE = DeviceSettings(batch_size=5)
 QUICK = Protocol(least_rounds=3, most_rounds=3, warmup=1, turn_ms=0.01)
 
 
@@ -35,7 +37,7 @@ class Waits(nn.Module):
 def test_a_net_is_timed_beside_its_reference_with_the_batch_asked_for() -> None:
     machine = Machine()
     net, whole = Waits(machine, 2.0), Waits(machine, 8.0)
-    found = measure_latency(net, torch.zeros(3, 1), reference=whole, batch_size=5, clock_s=machine.clock_s)
+    found = measure_latency(net, torch.zeros(3, 1), FIVE, reference=whole, clock_s=machine.clock_s)
     assert found.median_ms == pytest.approx(10.0)  # 5 images of 2 ms
     assert set(net.seen) == set(whole.seen) == {(5, False, False)}
     assert net.training
@@ -65,14 +67,15 @@ def test_examples_may_be_positional_or_named_arguments() -> None:
     a, b = torch.zeros(1, 3), torch.zeros(1, 3)
     examples: list[Any] = [(a, b, 2.0), {"a": a, "b": b, "scale": 2.0}]
     for example in examples:
-        assert measure_latency(Adds(), example, batch_size=4, protocol=QUICK).median_ms > 0
+        assert measure_latency(Adds(), example, DeviceSettings(batch_size=4), protocol=QUICK).median_ms > 0
 
 
 def test_twice_the_work_takes_longer_on_the_real_clock() -> None:
     small, large = nn.Linear(64, 64), nn.Sequential(*(nn.Linear(512, 512) for _ in range(8)))
     example = {"input": torch.zeros(64, 512)}
-    found = measure_latency(small, torch.zeros(1, 64), batch_size=64)
-    assert found.high_ms < measure_latency(large, example, batch_size=64).low_ms
+    many = DeviceSettings(batch_size=64)
+    found = measure_latency(small, torch.zeros(1, 64), many)
+    assert found.high_ms < measure_latency(large, example, many).low_ms
 
 
 def test_a_meter_measures_its_reference_once_and_moves_no_net() -> None:
@@ -88,7 +91,9 @@ def test_a_meter_measures_its_reference_once_and_moves_no_net() -> None:
 
 def test_the_profile_names_what_a_latency_depends_on() -> None:
     known = Latency(7.0, 6.5, 7.5, 50)
-    one, eight = (LatencyMeter(small_net(), EXAMPLE, batch_size=n, known=known).profile for n in (1, 8))
+    one, eight = (
+        LatencyMeter(small_net(), EXAMPLE, DeviceSettings(batch_size=n), known=known).profile for n in (1, 8)
+    )
     assert one["threads"] == torch.get_num_threads()
     assert {key for key in one if one[key] != eight[key]} == {"batch_size"}
     assert all(one[key] for key in ("runtime", "device", "processor", "cores"))

@@ -7,7 +7,7 @@ from torch import nn
 
 from subnet_search.measure import Latency, LatencyMeter, SubnetLatency, count_params
 from subnet_search.measure.timing import Protocol
-from subnet_search.settings import RESOLUTION
+from subnet_search.settings import RESOLUTION, DeviceSettings
 from tests.small import EXAMPLE, small_supernet
 
 KNOWN = Latency(4.0, 3.5, 4.5, 30)
@@ -42,11 +42,11 @@ def test_what_is_timed_is_the_extracted_net_and_the_largest_one_is_known() -> No
 def test_it_measures_by_a_protocol_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     supernet, seen = small_supernet(), list[tuple[Protocol, float]]()
 
-    def timed(net: nn.Module, example: object, **how: Any) -> Latency:
-        seen.append((how["protocol"], how["reference_ms"]))
+    def timed(*given: Any) -> Latency:
+        seen.append((given[4], given[2]))
         return Latency(1.0, 1.0, 1.0, 1)
 
-    monkeypatch.setattr("subnet_search.measure.latency.measure_latency", timed)
+    monkeypatch.setattr("subnet_search.measure.latency.turns_beside", timed)
     meter = LatencyMeter(supernet.model, EXAMPLE, known=KNOWN, protocol=QUICK)
     fine = Protocol(narrow=RESOLUTION)
     for latency in (SubnetLatency(supernet, meter, protocol=fine), SubnetLatency(supernet, meter)):
@@ -58,9 +58,11 @@ def test_the_reference_of_an_earlier_process_is_the_unit_on_the_same_machine() -
     supernet = small_supernet()
     largest = supernet.space.largest()
     timing = {**SubnetLatency(supernet, Meter(supernet.model)).timing}
-    again = SubnetLatency(supernet, device="cpu", timing=timing)
+    again = SubnetLatency(supernet, profile=DeviceSettings(name="cpu"), timing=timing)
     assert again(largest) == 4.0
     assert again.timing == timing
-    other = SubnetLatency(supernet, device="cpu", timing={**timing, "profile": {"processor": "another"}})
+    other = SubnetLatency(
+        supernet, profile=DeviceSettings(name="cpu"), timing={**timing, "profile": {"processor": "another"}}
+    )
     assert other(largest) != 4.0
     assert other.timing["profile"] == timing["profile"]

@@ -44,7 +44,7 @@ def test_every_family_orders_subnets_that_it_has_not_seen(family: str) -> None:
 
 def test_the_family_that_orders_best_is_chosen_and_the_first_where_there_is_no_telling() -> None:
     seen = some(60, 0)
-    values = (SPACE.encode(seen)[:, :4] @ [4.0, 3.0, 2.0, 1.0]).tolist()
+    values = (SPACE.encode(seen)[:, :6] @ [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]).tolist()
     linear = AccuracyPredictor(SPACE, families=("trees", "ridge")).fit(seen, values)
     assert linear.chosen.tau["ridge"] > linear.chosen.tau["trees"] + 2 / 3 / 60**0.5
     assert linear.chosen.family == "ridge"

@@ -331,7 +331,8 @@ def test_ten_failures_in_a_row_end_the_search_and_a_mended_evaluator_goes_on(tmp
         (lambda config: Evaluation(config, (float("nan"), 1.0)), "finite values"),
         (lambda config: Evaluation(config, (1.0,)), "one value for each of"),
         (lambda config: Evaluation(SPACE.smallest(), (1.0, 1.0)), "answered about"),
-        (lambda config: None, "AttributeError"),
+        (lambda config: None, "answered None"),
+        (lambda config: 0.5, "AttributeError"),
     ],
 )
 def test_answers_that_cannot_be_compared_are_failures(

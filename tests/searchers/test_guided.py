@@ -8,7 +8,7 @@ import pytest
 
 from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig
 from subnet_search.record import Evaluation, Images, Objective, ParetoFront
-from subnet_search.searchers import Searcher, make_searcher
+from subnet_search.searchers import Searcher, SpaceExhausted, make_searcher
 from subnet_search.searchers.guided import LEAST, START, GuidedSearcher
 
 KNOBS = 8
@@ -144,6 +144,48 @@ def test_proposals_take_little_time_at_five_thousand_rows() -> None:
 def answer_wide(config: SubnetConfig) -> Evaluation:
     values = np.array(list(config.values()))
     return Evaluation(config, (float(values.sum()), float(np.sqrt(values) @ np.arange(20))))
+
+
+def test_a_bound_on_what_is_measured_is_kept_to() -> None:
+    slowness, rng = np.random.default_rng(5).exponential(size=KNOBS), np.random.default_rng(9)
+    objectives = (Objective("latency_ms", "min"), OBJECTIVES[1])
+
+    def inside(name: str) -> float:
+        searcher, met = make_searcher(name, SPACE, objectives, costs=COSTS, bounds={"latency_ms": 3.5}), 0
+        for _ in range(30):
+            config = searcher.ask()
+            latency_ms = float(slowness @ SPACE.encode([config])[0] / 3 * np.exp(rng.normal(0, 0.02)))
+            searcher.tell(Evaluation(config, (latency_ms, accuracy(config))))
+            met += latency_ms <= 3.5
+        return met / 30
+
+    assert inside("random") < 0.3
+    assert inside("guided") > 0.5  # of the first ten, which nothing is known of, a few
+
+
+@pytest.mark.parametrize("bound", [0.0, 1.0])
+def test_where_no_subnet_meets_a_bound_or_one_does_the_search_goes_on(bound: float) -> None:
+    few = SearchSpace(tuple(Knob(f"k{i}", (1, 2, 3)) for i in range(3)))
+    objectives = (Objective("latency_ms", "min"), OBJECTIVES[1])
+    searcher = GuidedSearcher(few, objectives, bounds={"latency_ms": bound})
+    for _ in range(27):
+        config = searcher.ask()
+        values = few.encode([config])[0]
+        searcher.tell(Evaluation(config, (float(values.sum() - 2), float(values @ [1, 2, 3]))))
+    with pytest.raises(SpaceExhausted):
+        searcher.ask()
+
+
+def test_a_bound_is_on_an_objective() -> None:
+    with pytest.raises(InvalidInput, match="objectives macs, top1_percent, got 'mac'; did you mean"):
+        GuidedSearcher(SPACE, OBJECTIVES, bounds={"mac": 3.0})
+
+
+def test_costs_that_are_no_objectives_help_to_predict() -> None:
+    objectives = (Objective("latency_ms", "min"), OBJECTIVES[1])
+    searcher = GuidedSearcher(SPACE, objectives, known=(lambda rows: rows.sum(axis=1),))
+    asked = [searcher.ask() for _ in range(START)]
+    assert [sum(config.values()) for config in asked[:2]] == [8, 32]  # spread over what is known
 
 
 def test_a_seed_that_is_none_is_refused() -> None:

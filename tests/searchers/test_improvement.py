@@ -64,9 +64,9 @@ def test_a_batch_is_chosen_one_after_the_other_as_if_the_former_had_come_out_as_
         gains = Improvement(np.vstack([front, expected[chosen]]), reference)(losses, weights)
         gains[chosen] = -1
         chosen.append(int(np.argmax(gains)))
-    assert pick_batch(losses, weights, front, reference, 8) == chosen
+    assert pick_batch(losses, weights, np.ones(300), front, reference, 8) == chosen
 
 
 def test_a_batch_ends_where_nothing_is_to_be_gained() -> None:
     losses = [np.array([[0.5], [0.6], [0.9]]), np.array([[0.5], [0.4], [0.9]])]
-    assert pick_batch(losses, [np.ones(1)] * 2, np.empty((0, 2)), np.ones(2), 3) == [0, 1]
+    assert pick_batch(losses, [np.ones(1)] * 2, np.ones(3), np.empty((0, 2)), np.ones(2), 3) == [0, 1]

@@ -3,7 +3,8 @@
 Where `graph.trace` stops at functions that it cannot look into, and at sizes that the user's Python computes, the
 exported graph shows each operation with its numbers. Operations that are exactly a layer of the model (a convolution
 with the layer's own weight and stride, say) are given back to that layer, so that supernets keep working on layers.
-Modules that the exporter cannot follow, and those for which the user registered a rule, are called as they are.
+Modules that the exporter cannot follow, those for which the user registered a rule, and torch's recurrent layers are
+called as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import config
 from torch.utils._pytree import TreeSpec, tree_map
 
 from subnet_search.elastic.custom import registered_modules
@@ -30,12 +32,14 @@ from subnet_search.elastic.graph import (
     call_arguments,
     check_runs,
     copied,
+    enclosing,
     first_line,
 )
 from subnet_search.elastic.operations.culprits import find_culprits, outermost
 from subnet_search.elastic.operations.fake_run import FakeRun
 from subnet_search.elastic.operations.parts import marks_in_place, part_calls
 from subnet_search.elastic.operations.reader import Reader, keep_constant
+from subnet_search.elastic.operations.recurrent import recurrent_layers
 from subnet_search.elastic.operations.seen import Inputs
 
 aten = torch.ops.aten
@@ -134,11 +138,16 @@ def _read(
         model: to be read.
         inputs: of batch 1 and 2.
         growing: their axes that grow with the batch, as torch.export wants them.
-        parts: the modules that are called as they are, with the reason; none for those with a rule.
+        parts: the modules that are called as they are, with the reason; none for those with a rule. Recurrent layers
+            are such modules, too, unless something else than tensors goes in.
     """
-    calls = part_calls(copied(model).eval(), inputs, parts) if parts else {}
+    layers = recurrent_layers(model)
+    recurrent = {path: why for path, why in layers.items() if parts.keys().isdisjoint(enclosing(path))}
+    asked = (*parts, *recurrent)
+    calls = part_calls(copied(model).eval(), inputs, asked, optional=recurrent) if asked else {}
+    parts = {**parts, **{path: why for path, why in recurrent.items() if path in calls}}
     model = copied(model).eval()  # not run yet: some keep in evaluation what they computed from weights
-    with _quiet(), marks_in_place(model, calls):
+    with _quiet(), _without_stack_traces(), marks_in_place(model, calls):
         program = torch.export.export(model, *inputs[1], dynamic_shapes=growing, strict=False)
     reader = Reader(model, program, calls)
     FakeRun(model, reader.graph, calls).note(*inputs)
@@ -172,6 +181,17 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Nobody reads where each node was made, and noting it takes a tenth of an export's time."""
+    before = getattr(config, "do_not_emit_stack_traces", False)  # unknown to older torch, which notes them
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 def _rows(example: Example, count: int) -> Example:

@@ -6,7 +6,7 @@ graph the mark becomes a call of the module itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ class PartCall:
         constants: those that are no tensors, by their place among all leaves.
         grows: a tensor coming in that grows with the batch: which, along which axis, and its size there at batch 1.
         made: the tensors that go out.
-        keys: where these stand in the answer; None where the answer is one tensor.
+        keys: where these stand in the answer, as one key after the other; empty where the answer is one tensor.
         packed: how the answer is packed, and which of its leaves are tensors.
         macs: multiply-adds at batch 1.
     """
@@ -59,7 +59,7 @@ class PartCall:
     constants: Mapping[int, Any]
     grows: tuple[int, int, int] | None
     made: tuple[_Made, ...]
-    keys: tuple[Any, ...] | None
+    keys: tuple[tuple[Any, ...], ...]
     packed: tuple[TreeSpec, tuple[bool, ...]]
     macs: int
 
@@ -113,22 +113,35 @@ class PartCall:
 
 
 def part_calls(
-    model: nn.Module, inputs: tuple[Inputs, Inputs], paths: Iterable[str]
+    model: nn.Module, inputs: tuple[Inputs, Inputs], paths: Iterable[str], optional: Container[str] = ()
 ) -> dict[str, tuple[PartCall, ...]]:
     """The calls of parts, as recorded at batch 1 and 2.
 
+    Args:
+        model: to be run.
+        inputs: of batch 1 and 2.
+        paths: of the parts.
+        optional: those of them that are left out where they cannot stand in a graph.
+
     Raises:
-        UntraceableModelError: one cannot stand in a graph; the message tells why.
+        UntraceableModelError: another one cannot; the message tells why.
     """
     paths = list(paths)
     one, two = (seen_calls(model, given, paths) for given in inputs)
     found = {}
     for path, calls in one.items():
-        if len(two.get(path, ())) != len(calls):
-            raise UntraceableModelError(f"how often {path} is called depends on the batch")
-        module = model.get_submodule(path)
-        found[path] = tuple(_part_call(path, module, a, b) for a, b in zip(calls, two[path], strict=True))
+        try:
+            found[path] = _calls_of(path, model.get_submodule(path), calls, two.get(path, ()))
+        except UntraceableModelError:
+            if path not in optional:
+                raise
     return found
+
+
+def _calls_of(path: str, module: nn.Module, one: Sequence[Seen], two: Sequence[Seen]) -> tuple[PartCall, ...]:
+    if len(one) != len(two):
+        raise UntraceableModelError(f"how often {path} is called depends on the batch")
+    return tuple(_part_call(path, module, a, b) for a, b in zip(one, two, strict=True))
 
 
 def _part_call(path: str, module: nn.Module, one: Seen, two: Seen) -> PartCall:
@@ -146,7 +159,9 @@ def _part_call(path: str, module: nn.Module, one: Seen, two: Seen) -> PartCall:
         for axis, (size, twice) in enumerate(zip(a.shape, b.shape, strict=True))
         if twice == 2 * size
     ]
-    keys = _keys(path, one.output)
+    keys = tuple(_keys(path, one.output))
+    if not keys:
+        raise UntraceableModelError(f"{path} answers no tensor")
     answers, packed = tree_flatten(one.output)
     pairs = [(a, b) for a, b in zip(answers, tree_leaves(two.output), strict=True) if isinstance(a, Tensor)]
     made = tuple(_made(a, b, one.memory) for a, b in pairs)
@@ -173,19 +188,17 @@ def _made(one: Tensor, two: Tensor, memory: Sequence[int]) -> _Made:
     return _Made((tuple(one.shape), tuple(two.shape)), one.dtype, one.device, lives_in)
 
 
-def _keys(path: str, answer: Any) -> tuple[Any, ...] | None:
-    """Where the tensors stand in an answer that is a flat tuple, list or dict; None for a single tensor."""
+def _keys(path: str, answer: Any) -> Iterator[tuple[Any, ...]]:
+    """Where the tensors stand in an answer of tuples, lists and dicts, in the order of its leaves."""
     if isinstance(answer, Tensor):
-        return None
-    entries: Any = ()
-    if isinstance(answer, dict):
-        entries = list(answer.items())
-    elif isinstance(answer, tuple | list):
-        entries = list(enumerate(answer))
-    keys = tuple(key for key, value in entries if isinstance(value, Tensor))
-    if not keys or any(not (value is None or isinstance(value, Tensor)) for _, value in entries):
-        raise UntraceableModelError(f"{path} answers a {type(answer).__name__} that holds more than tensors")
-    return keys
+        yield ()
+    elif isinstance(answer, tuple | list | dict) and answer:
+        entries = answer.items() if isinstance(answer, dict) else enumerate(answer)
+        for key, value in entries:
+            if value is not None:
+                yield from ((key, *rest) for rest in _keys(path, value))
+    else:
+        raise UntraceableModelError(f"{path} answers a {type(answer).__name__} where tensors could stand")
 
 
 @contextmanager

@@ -111,12 +111,14 @@ class Reader:
         args, kwargs = call.arguments(self.copies[n] for n in inputs)
         made = self.graph.call_module(path, args, kwargs)
         made.meta = {"scope": self._scope(node), "call": number}
-        if call.keys is None:
-            return [made]
-        tensors = [self.graph.call_function(operator.getitem, (made, key)) for key in call.keys]
-        for tensor in tensors:
-            tensor.meta = {"scope": self._scope(node)}
-        return tensors
+        picked: dict[tuple[Any, ...], fx.Node] = {(): made}
+        for keys in call.keys:
+            for depth, key in enumerate(keys):
+                if keys[: depth + 1] not in picked:
+                    one = self.graph.call_function(operator.getitem, (picked[keys[:depth]], key))
+                    one.meta = {"scope": self._scope(node)}
+                    picked[keys[: depth + 1]] = one
+        return [picked[keys] for keys in call.keys]
 
     def _scope(self, node: fx.Node) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.homes.get(path, path) for path in _scope(node)))

@@ -19,6 +19,7 @@ from subnet_search.elastic.layers import Active, kept_norm_groups, kept_part
 from subnet_search.elastic.operations.exact_layers import lifted_kind
 from subnet_search.elastic.operations.graph_form import GraphForm, sliced, tensor_of
 from subnet_search.elastic.operations.program import Count, Layer, Part, Positions, Program, Tap, Weight
+from subnet_search.elastic.operations.recurrent import RECURRENT, recurrent_constructor
 from subnet_search.elastic.registered_layers import PassingModule, passing_sizes
 from subnet_search.elastic.supernet import Supernet, active_part
 
@@ -169,6 +170,9 @@ class _Used:
         for name, tensor in module.state_dict(keep_vars=True).items():
             kept = tensor if found is None or "." in name else kept_part(module, name, tensor, found)
             self.tensors[f"{path}.{name}"] = kept
+        if found is None and isinstance(module, RECURRENT) and type(module) in RECURRENT:
+            self.made[path] = recurrent_constructor(module)
+            return
         sizes = passing_sizes(module, found.num_inputs) if found and isinstance(module, PassingModule) else {}
         self.parts[path], self.made[path] = sizes, f"parts[{path!r}]"
 

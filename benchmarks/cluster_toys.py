@@ -1,0 +1,73 @@
+"""A search space whose values are a formula, and evaluators that only wait."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from search_spaces import CostTable, Knob, SearchSpace, SubnetConfig
+from subnet_search.record import Evaluation, Objective, hypervolume
+
+LAYERS, WIDTHS = 8, tuple(range(8, 72, 8))
+SPACE = SearchSpace(tuple(Knob(f"layer{i}", WIDTHS) for i in range(LAYERS)))
+SHARES = tuple(9 * 4**power for power in (3, 3, 2, 2, 1, 1, 0))
+MACS: dict[tuple[str, ...], int] = {(f"layer{i}", f"layer{i + 1}"): share for i, share in enumerate(SHARES)}
+COSTS = CostTable(SPACE.names, (8,) * LAYERS, MACS, {(): 1}, {(): 4}, ({(): 4},))
+OBJECTIVES = (Objective("score_percent", "max"), Objective("macs", "min"))
+NEEDS = np.random.default_rng(7).uniform(6, 40, LAYERS)  # channels from which a layer has enough
+
+
+def worth(config: SubnetConfig) -> Evaluation:
+    """A layer that is too narrow costs accuracy, whatever the others are; and so does each worst neighbour."""
+    rows = SPACE.encode([config])
+    return Evaluation(config, (float(scores(rows)[0]), float(COSTS.macs(rows)[0])))
+
+
+def scores(rows: np.ndarray) -> np.ndarray:
+    """The same for rows `[num_rows, num_knobs]`: percent `[num_rows]`."""
+    lack = np.exp(-rows / NEEDS)
+    found: np.ndarray = 100 * np.prod(1 - 0.5 * lack, axis=1) - 5 * np.max(lack[:, 1:] * lack[:, :-1], axis=1)
+    return found
+
+
+def true_volume() -> float:
+    """The hypervolume of the true front, found by looking at every sub-net, those with one first width at a time."""
+    grid = np.stack(np.meshgrid(*[WIDTHS] * (LAYERS - 1), indexing="ij"), axis=-1).reshape(-1, LAYERS - 1)
+    best: list[np.ndarray] = []
+    for width in WIDTHS:
+        rows = np.column_stack([np.full(len(grid), width), grid])
+        points = np.column_stack([-scores(rows), COSTS.macs(rows)])  # [num_rows, 2], both to be low
+        points = points[np.lexsort((points[:, 0], points[:, 1]))]
+        lowest = np.minimum.accumulate(points[:, 0])
+        best.append(points[np.concatenate([[True], points[1:, 0] < lowest[:-1]])])
+    bound = np.array([-REFERENCE["score_percent"], REFERENCE["macs"]])
+    return hypervolume(np.concatenate(best), bound)
+
+
+REFERENCE = dict(
+    zip(
+        ("score_percent", "macs"),
+        (worth(SPACE.smallest()).values[0], worth(SPACE.largest()).values[1]),
+        strict=True,
+    )
+)
+
+
+class WaitingEvaluator:
+    """Answers after a while, which is all it costs."""
+
+    objectives = OBJECTIVES
+    context = "waiting"
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+
+    def __call__(self, config: SubnetConfig) -> Evaluation:
+        time.sleep(self.wait_s)
+        return worth(config)
+
+
+def make_waiting(wait_s: float) -> WaitingEvaluator:
+    """For workers."""
+    return WaitingEvaluator(wait_s)

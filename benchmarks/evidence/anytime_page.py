@@ -1,0 +1,289 @@
+"""The page of `benchmarks.evidence.anytime`: its tables and figures, from the files of the arms."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from subnet_search.measure import describe_device
+from subnet_search.record.atomic import write_whole
+
+RESULTS = Path(__file__).parents[2] / "reports" / "results"
+COMMAND = "python -m benchmarks.evidence.anytime"
+TITLES = {"cifar10": "CIFAR-10, JPEG copy at 16 px", "fashion": "Fashion-MNIST, 28 px"}
+HEAD = """# Anytime networks, adaptive depth, and a latency budget held at run time
+
+Every net of an arm is trained for {steps} steps of 128 images from random weights (SGD, learning rate 0.1, half a
+cosine; transformers AdamW, 0.002), so nets that stand for K sub-nets see the same images as one net alone. Losses of
+sub-nets of one network are averaged. Search-validation is a tenth of the training images, drawn anew for each seed;
+nothing here was chosen on test. These trainings are short: gaps between methods may be others after longer ones.
+
+Made by `{command}` (resumable arm by arm; `{command} PART --seeds SEED` for one).
+"""
+Seeds = Mapping[str, Mapping[str, Any]]  # by seed, the files of the arms that are done
+
+
+def write_page(found: Mapping[str, Any], wanted: Mapping[str, Sequence[str]], steps: int) -> None:
+    """Writes anytime.md and anytime.json (and figures of what there is), each whole or not at all.
+
+    Args:
+        found: parts, data sets, seeds, arms.
+        wanted: the arms of each part.
+        steps: of training.
+    """
+    machine, today = describe_device(), date.today().isoformat()
+    parts = [HEAD.format(command=COMMAND, steps=f"{steps:,}")]
+    parts += list(_missing(found, wanted))
+    for part, section in (
+        ("controller", _controller), ("slicing", _slicing), ("resnet", _depth), ("vit", _depth)
+    ):  # fmt: skip
+        for data, seeds in found[part].items():
+            if any(seeds.values()):
+                parts += list(section(part, data, seeds, found))
+    parts.append(
+        f"{machine['cpu']}, one thread, torch {machine['torch']}, {today}; the machine did other work beside.\n"
+    )
+    about = {
+        "command": COMMAND,
+        "date": today,
+        "machine": machine,
+        "steps": steps,
+        "parts": _without_traces(found),
+    }
+    write_whole(RESULTS / "anytime.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_whole(RESULTS / "anytime.md", "\n".join(parts).encode())
+
+
+def _without_traces(found: Mapping[str, Any]) -> Any:
+    """The same without the single requests, which stay in the run folder."""
+    if not isinstance(found, Mapping):
+        return found
+    dropped = ("seconds", "latency_ms", "key", "right") if "latency_ms" in found and "batch" in found else ()
+    kept = {name: _without_traces(value) for name, value in found.items() if name not in dropped}
+    return {**kept, **_trace_numbers(found)} if dropped else kept
+
+
+def _missing(found: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    lines = [
+        f"- {part} on {data}, seed {seed}: {', '.join(arm for arm in wanted[part] if arm not in done)}"
+        for part, beds in found.items()
+        for data, seeds in beds.items()
+        for seed, done in seeds.items()
+        if any(arm not in done for arm in wanted[part])
+    ]
+    if lines:
+        yield "**Not finished**:\n"
+        yield "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Mean and half of the range over seeds."""
+    if not values:
+        return "-"
+    half = (max(values) - min(values)) / 2
+    return f"{np.mean(values):{form}}" + (f" ± {half:{form}}" if len(values) > 1 else "")
+
+
+def _of(seeds: Seeds, arm: str) -> list[Any]:
+    return [done[arm] for done in seeds.values() if arm in done]
+
+
+# --- controller ---------------------------------------------------------------------------------------------------
+
+
+def _trace_numbers(trace: Mapping[str, Any]) -> dict[str, Any]:
+    latency, right = np.array(trace["latency_ms"]), np.array(trace["right"])
+    return {
+        "requests": len(latency),
+        "p95_ms": float(np.percentile(latency, 95)),
+        "top1_percent": float(100 * right.mean() / trace["batch"]),
+    }
+
+
+def _phase_rows(one: Mapping[str, Any], name: str) -> list[tuple[float, float, float]]:
+    """95th percentile, share of requests within the budget, and accuracy, of each phase and of all."""
+    trace = one[name]
+    seconds, latency = np.array(trace["seconds"]), np.array(trace["latency_ms"])
+    right = np.array(trace["right"]) / trace["batch"]
+    phase = np.minimum((seconds / one["phase_seconds"]).astype(int), len(one["phases"]) - 1)
+    marks = [*(phase == i for i in range(len(one["phases"]))), phase >= 0]
+    held = latency <= one["budget_ms"]
+
+    def of(mark: np.ndarray) -> tuple[float, float, float]:
+        if not mark.any():
+            return math.nan, math.nan, math.nan
+        p95 = float(np.percentile(latency[mark], 95))
+        return p95, 100 * float(held[mark].mean()), 100 * float(right[mark].mean())
+
+    return [of(mark) for mark in marks]
+
+
+def _controller(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
+    runs = _of(seeds, "controller")
+    first = runs[0]
+    yield f"## The controller ({TITLES[data]})\n"
+    yield (
+        f"Requests of {first['with control']['batch']} test images come at a fixed rate while "
+        f"{', '.join(map(str, first['phases']))} other processes compute, {first['phase_seconds']:.0f} s each. Budget: "
+        "1.5 times the largest sub-net at rest, in the 95th percentile. Without control the "
+        "sub-net is chosen by latencies at rest alone.\n"
+    )
+    yield "| phase | p95, of the budget: with | without | within budget: with | without | top-1: with | without |"
+    yield "|---|---|---|---|---|---|---|"
+    names = [*(f"{count} others" for count in first["phases"]), "**all**"]
+    both = [[_phase_rows(one, name) for one in runs] for name in ("with control", "without control")]
+    for row, name in enumerate(names):
+        cells = []
+        for column, scale, form in ((0, True, ".2f"), (1, False, ".1f"), (2, False, ".1f")):
+            for arm in both:
+                values = [
+                    rows[row][column] / (one["budget_ms"] if scale else 1.0)
+                    for rows, one in zip(arm, runs, strict=True)
+                ]
+                cells.append(spread(values, form))
+        yield f"| {name} | {' | '.join(cells)} |"
+    sizes = first["bytes"]
+    yield (
+        f"\nOne change of the sub-net takes {spread([one['switch_us'] for one in runs], '.1f')} µs; one request of the "
+        f"smallest {spread([1e3 * one['rest_ms'][0] for one in runs], '.0f')} µs. The file has "
+        f"{sizes['file']:,} bytes: {sizes['shared']:,} of shared weights, {sizes['own']:,} of the sub-nets' own. "
+        f"Switches with control: {', '.join(str(one['with control']['switches']) for one in runs)}.\n"
+    )
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    draw_traces(figure, first)
+    figure.savefig(RESULTS / "anytime-controller.png", dpi=110)
+    yield "![Latency and accuracy over time](anytime-controller.png)\n"
+
+
+def draw_traces(figure: Figure, one: Mapping[str, Any]) -> None:
+    """Latency and accuracy of one seed over time."""
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for name in ("without control", "with control"):
+        trace = one[name]
+        upper.plot(trace["seconds"], trace["latency_ms"], ".", markersize=2, label=name)
+        right = 100 * np.array(trace["right"]) / trace["batch"]
+        window = min(25, len(right))
+        lower.plot(
+            trace["seconds"][window - 1 :], np.convolve(right, np.ones(window) / window, "valid"), label=name
+        )
+    upper.axhline(one["budget_ms"], color="black", linewidth=0.8)
+    for place in range(1, len(one["phases"])):
+        for axes in (upper, lower):
+            axes.axvline(place * one["phase_seconds"], color="grey", linewidth=0.5)
+    upper.set(ylabel="latency of a request, ms", yscale="log")
+    lower.set(ylabel="top-1 of 25 requests, %", xlabel="seconds")
+    upper.legend()
+
+
+# --- vertical slicing ---------------------------------------------------------------------------------------------
+
+
+def _slicing(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
+    nested = found["nested"].get(data, {})
+    arms = {name: _of(seeds, name) for name in ("triangular", "thin", "exits")} | {
+        "nested": _of(nested, "nested")
+    }
+    yield f"## Vertical slicing, K = 8 ({TITLES[data]})\n"
+    if not arms["triangular"]:
+        return
+    macs = [point["macs"] for point in arms["triangular"][0]["points"]]
+    yield (
+        "Top-1 on test at the multiply-adds of the triangular net's sub-nets; other curves are interpolated over the "
+        "logarithm of the multiply-adds, - where they do not reach. Training: forward multiply-adds per image, as they "
+        "are run, and processor seconds of a step.\n"
+    )
+    yield f"| arm | {' | '.join(f'{m / 1e6:.2f}M' for m in macs)} | training MACs | s/step |"
+    yield f"|---|{'---|' * (len(macs) + 2)}"
+    titles = {
+        "triangular": "triangular, one pass",
+        "nested": "full multi-branch (I-ResNeXt form)",
+        "thin": "nets of their own",
+        "exits": "early exits",
+    }
+    for name, title in titles.items():
+        if runs := arms[name]:
+            columns = zip(*(at_macs(one["points"], macs) for one in runs), strict=True)
+            cells = [spread([v for v in column if not math.isnan(v)]) for column in columns]
+            cost = f"{np.mean([one['train_macs'] for one in runs]) / 1e6:.1f}M"
+            yield f"| {title} | {' | '.join(cells)} | {cost} | {np.mean([one['step_seconds'] for one in runs]):.3f} |"
+    one = arms["triangular"][0]
+    yield (
+        "\nRows against the one pass, largest difference of logits: "
+        f"{max(r['row_gap'] for r in arms['triangular']):.1e}. What each further row takes (first seed):\n"
+    )
+    yield "| row | " + " | ".join(str(k + 1) for k in range(len(macs))) + " |"
+    yield f"|---|{'---|' * len(macs)}"
+    yield "| multiply-adds | " + " | ".join(f"{m / 1e6:.2f}M" for m in one["row_macs"]) + " |"
+    for batch, times in one["row_ms"].items():
+        yield f"| ms, batch {batch} | " + " | ".join(f"{ms:.2f}" for ms in times) + " |"
+    yield from _taxonomy(seeds)
+
+
+def at_macs(points: Sequence[Mapping[str, float]], macs: Sequence[int]) -> list[float]:
+    """Accuracies on straight lines over the logarithm; NaN outside."""
+    ordered = sorted(points, key=lambda point: point["macs"])
+    places = np.log([point["macs"] for point in ordered])
+    values = [point["test"] for point in ordered]
+    found = np.interp(np.log(macs), places, values, left=math.nan, right=math.nan)
+    near = np.abs(np.log(macs)[:, None] - places[None]) < 1e-9
+    return [values[int(row.argmax())] if row.any() else float(v) for row, v in zip(near, found, strict=True)]
+
+
+def _taxonomy(seeds: Seeds) -> Iterator[str]:
+    pairs = [
+        (done["taxonomy"], done["triangular"])
+        for done in seeds.values()
+        if {"taxonomy", "triangular"} <= set(done)
+    ]
+    if not pairs:
+        return
+    groups, levels = pairs[0][0]["groups"], pairs[0][0]["levels"]
+    yield (
+        f"\nTaxonomy: levels of {', '.join(map(str, groups))} classes. Accuracy at each level, taxonomy / the same net "
+        "trained on all classes throughout (its probabilities summed within groups).\n"
+    )
+    yield "| classes | " + " | ".join(f"k={k + 1}" for k in range(len(levels))) + " |"
+    yield f"|---|{'---|' * len(levels)}"
+    for level, size in enumerate(groups):
+        cells = []
+        for k, own in enumerate(levels):
+            mine = [a["coarse"][k][level] for a, _ in pairs] if own >= level else []
+            plain = [b["coarse"][k][level] for _, b in pairs]
+            cells.append(f"{spread(mine, '.1f')} / {spread(plain, '.1f')}")
+        yield f"| {size} | {' | '.join(cells)} |"
+    yield ""
+
+
+# --- adaptive depth -----------------------------------------------------------------------------------------------
+
+
+def _depth(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
+    titles = {"resnet": "ResNet-20", "vit": "small vision transformer"}
+    yield f"## Adaptive depth: {titles[part]} ({TITLES[data]})\n"
+    yield (
+        "Top-1 on test; F keeps and T skips a stage's sub-path. Only the first and the last column were trained. "
+        "Statistics of every sub-net are recalibrated on 1,000 images.\n"
+    )
+    first = next((one for arm in ("adaptive", "neither", "no_distillation") for one in _of(seeds, arm)), None)
+    names = [point["name"] for point in first["points"]] if first else []
+    if not names:
+        names = [point["name"] for point in _of(seeds, "alone")[0]["points"]]
+    macs = {p["name"]: p["macs"] for one in (first, *_of(seeds, "alone")) if one for p in one["points"]}
+    yield f"| arm | {' | '.join(f'{name} {macs[name] / 1e6:.1f}M' for name in names)} | s/step |"
+    yield f"|---|{'---|' * (len(names) + 1)}"
+    arms = ("alone", "adaptive", "no_distillation", "no_switchable_norms", "neither", "with_features")
+    for arm in arms:
+        if runs := _of(seeds, arm):
+            tests = [{p["name"]: p["test"] for p in one["points"]} for one in runs]
+            cells = [spread([t[name] for t in tests if name in t]) for name in names]
+            seconds = np.mean([one["step_seconds"] for one in runs])
+            title = "trained alone (both)" if arm == "alone" else arm.replace("_", " ")
+            yield f"| {title} | {' | '.join(cells)} | {seconds:.3f} |"
+    yield ""

@@ -1,0 +1,16 @@
+"""The space of a network in branches: one knob, how many of them run."""
+
+from __future__ import annotations
+
+from ..errors import InvalidInput
+from ..knob import Knob, whole_number
+from ..space import SearchSpace
+
+BRANCH_KNOB = "branches"
+
+
+def branch_space(branches: int) -> SearchSpace:
+    """The sub-nets of the first 1, 2, ... branches; `InvalidInput` for fewer than two."""
+    if whole_number(branches, "the number of branches") < 2:
+        raise InvalidInput(f"a network in branches needs at least 2, got {branches}")
+    return SearchSpace((Knob(BRANCH_KNOB, tuple(range(1, branches + 1)), "branch"),))

@@ -1,0 +1,119 @@
+"""The way to a Ray cluster; the only file that imports Ray."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from search_spaces import InvalidInput
+from subnet_search.searchers.pool import Workers
+
+REACH_S = 3.0  # to open a connection
+OBJECT_STORE_BYTES = 100 * 2**20  # little travels
+HOW = (
+    "start one (ray start --head) or look at `ray status` there; without --ray-address a search starts Ray on this "
+    "machine by itself"
+)
+
+
+def import_ray() -> Any:
+    """The module `ray`; `InvalidInput` says how to install it."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InvalidInput(
+            f'workers need Ray, which cannot be imported ({error}): pip install "subnet-search[ray]"'
+        ) from error
+    return ray
+
+
+def import_tune() -> Any:
+    """The module `ray.tune`, with `ray.tune.search` and `ray.tune.schedulers`; as `import_ray`."""
+    import_ray()
+    try:
+        for part in ("schedulers", "search"):
+            importlib.import_module(f"ray.tune.{part}")
+        return importlib.import_module("ray.tune")
+    except ImportError as error:
+        raise InvalidInput(
+            f'trials need Ray Tune, which cannot be imported ({error}): pip install "subnet-search[ray]"'
+        ) from error
+
+
+@contextmanager
+def connected(workers: Workers) -> Iterator[Any]:
+    """The module `ray`, connected as the workers say; what was started here is ended.
+
+    A connection that the caller has made before is used as it is, and stays.
+
+    Raises:
+        InvalidInput: within seconds, where no cluster answers, it is of another version, or no worker fits into it.
+    """
+    ray = import_ray()
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(ray, workers)
+    try:
+        _check_room(ray, workers)
+        yield ray
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _connect(ray: Any, workers: Workers) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    before = signal.getsignal(signal.SIGTERM)
+    address = workers.address
+    if address is not None:
+        check_reachable(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=workers.count,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if address is None:
+            raise InvalidInput(f"Ray cannot be started on this machine: {error}") from error
+        raise InvalidInput(f"no Ray cluster can be used at {address!r}: {error}; {HOW}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
+
+
+def check_reachable(address: str) -> None:
+    """Raises `InvalidInput` unless something listens at "HOST:PORT" or "ray://HOST:PORT"; Ray itself waits long."""
+    if address == "auto":
+        return
+    match = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})", address)
+    if match is None:
+        raise InvalidInput(
+            f'the address of a Ray cluster must be "auto", "HOST:PORT" or "ray://HOST:PORT", got {address!r}'
+        )
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise InvalidInput(f"no Ray cluster answers at {address!r}: {error}; {HOW}") from error
+
+
+def _check_room(ray: Any, workers: Workers) -> None:
+    has = ray.cluster_resources()
+    if has.get("CPU", 0) < 1 or has.get("GPU", 0) < workers.gpus_each:
+        raise InvalidInput(
+            f"the Ray cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs, and each worker needs one "
+            f"CPU and {workers.gpus_each:g} GPUs; ask for fewer GPUs, or add nodes that have them"
+        )

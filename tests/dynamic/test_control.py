@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from search_spaces import InvalidInput
+from subnet_search.dynamic.control import ControlSettings, LatencyControl
+
+REST_MS = (2.0, 4.0, 8.0, 16.0)
+
+
+def run(control: LatencyControl, loads: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Latencies and places of calls on a machine that is `loads` times slower, with noise."""
+    noise = np.random.default_rng(seed).lognormal(0, 0.05, len(loads))
+    times, places = [], []
+    for load, jitter in zip(loads, noise, strict=True):
+        place = control.current
+        times.append(REST_MS[place] * load * jitter)
+        places.append(place)
+        control.observe(place, times[-1])
+    return np.array(times), np.array(places)
+
+
+PERIODS = np.repeat([1.0, 3.0, 1.0, 6.0, 1.0], 600)  # other work comes and goes
+
+
+def test_the_percentile_holds_while_other_work_comes_and_goes() -> None:
+    control = LatencyControl(REST_MS)
+    control.set_budget(24.0)
+    times, places = run(control, PERIODS)
+    assert np.percentile(times, 95) <= 24.0
+    assert [int(np.median(part)) for part in places.reshape(5, 600)] == [3, 1, 3, 0, 3]
+    fixed = LatencyControl(REST_MS, ControlSettings(closed_loop=False))
+    fixed.set_budget(24.0)
+    alone, _ = run(fixed, PERIODS)
+    assert np.percentile(alone, 95) > 90.0
+
+
+@pytest.mark.parametrize("budget_ms", [17.0, 18.0, 20.0, 24.0])
+def test_steady_load_settles(budget_ms: float) -> None:
+    control = LatencyControl(REST_MS)
+    control.set_budget(budget_ms)
+    times, _ = run(control, np.full(6000, 2.05), seed=1)  # the third takes 16.4 ms
+    assert np.percentile(times, 95) <= budget_ms
+    assert control.switches < 20  # trials, ever rarer
+
+
+def test_a_switch_up_that_is_taken_back_is_tried_less_and_less_often() -> None:
+    # the larger network suffers more than the window foretells, so each switch up fails
+    control = LatencyControl((1.0, 2.0), ControlSettings(window=20, patience=20))
+    control.set_budget(3.0)
+    went_up = []
+    for call in range(6000):
+        before = control.current
+        control.observe(before, 1.0 if before == 0 else 4.0)
+        if control.current > before:
+            went_up.append(call)
+    gaps = np.diff(went_up)
+    assert len(gaps) > 4
+    assert (np.diff(gaps[:4]) > 0).all()
+    assert gaps.max() < 16 * 20 + 40
+
+
+def test_a_fixed_delay_now_and_then_does_not_keep_the_smallest_one_running() -> None:
+    rest_ms, rng = (1.0, 2.0, 4.0, 8.0), np.random.default_rng(0)
+    control = LatencyControl(rest_ms)
+    control.set_budget(12.0)
+    for _ in range(300):  # first everything is slow
+        control.observe(control.current, 13.0)
+    assert control.current == 0
+    late, places = [], []
+    for _ in range(3000):  # then calls are interrupted for 3 ms: the smallest one looks four times slower
+        places.append(control.current)
+        latency_ms = rest_ms[places[-1]] + 3.0 * (rng.random() < 0.2)
+        late.append(latency_ms > 12.0)
+        control.observe(places[-1], latency_ms)
+    assert places[-1] == 3
+    assert not any(late)
+
+
+def test_memory_is_one_window_however_long_it_runs() -> None:
+    control = LatencyControl(REST_MS)
+    control.set_budget(20.0)
+    before = {name: len(value) for name, value in vars(control).items() if isinstance(value, list | tuple)}
+    run(control, PERIODS)
+    assert {n: len(v) for n, v in vars(control).items() if isinstance(v, list | tuple)} == before
+
+
+def test_a_budget_is_served_by_the_largest_that_holds_it_or_the_fastest() -> None:
+    control = LatencyControl(REST_MS)
+    assert control.current == 3
+    assert [(control.set_budget(ms), control.current) for ms in (8.0, 7.9, 100, 1.9)] == [
+        (True, 2), (True, 1), (True, 3), (False, 0),
+    ]  # fmt: skip
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"above 0 and ascend, got \[2, 1\]"):
+        LatencyControl([2, 1])
+    for wrong in (0, -1, float("nan"), True, "10"):
+        with pytest.raises(InvalidInput, match="a number of milliseconds above 0"):
+            LatencyControl(REST_MS).set_budget(wrong)  # type: ignore[arg-type]
+    for settings in ({"percentile": 100}, {"window": 3}, {"patience": 0}, {"headroom": 1.0}):
+        with pytest.raises(InvalidInput, match=r"must be|is a share"):
+            ControlSettings(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from search_spaces import InvalidInput
+from subnet_search.dynamic.building import Slimming
+from subnet_search.dynamic.onnx_parts import export_ways
+from subnet_search.dynamic.points import set_price
+from subnet_search.dynamic.storing import load_slimming, store_slimming
+from subnet_search.elastic.supernet import Supernet
+from subnet_search.record import create_run
+from subnet_search.settings import ModelSettings
+from tests.dynamic.made import IMAGES, slimming_of
+from tests.small import small_supernet
+from tests.vit import vit_supernet
+
+POINTS = [{"price": 0.25}, {"price": -1.5}]
+
+
+def stored(folder: Path, kind: str) -> tuple[Slimming, Path]:
+    supernet: Supernet = small_supernet() if kind == "small_net" else vit_supernet()
+    paths = ("bn", "block1") if kind == "small_net" else ()
+    slimming = slimming_of(supernet, paths, count=2, attention=True)
+    home = "tests.small" if kind == "small_net" else "tests.vit"
+    with create_run(folder / "run", "") as run:
+        store_slimming(
+            run, slimming, supernet, ModelSettings(name=f"{home}:{kind}"), POINTS, {"split": "search_val"}
+        )
+    return slimming, folder / "run" / "dynamic"
+
+
+@pytest.mark.parametrize("kind", ["small_net", pytest.param("tiny_vit", marks=pytest.mark.slow)])
+def test_a_net_read_back_gives_the_same_routes_and_answers(kind: str, tmp_path: Path) -> None:
+    slimming, folder = stored(tmp_path, kind)
+    for number, point in enumerate(POINTS):
+        loaded = load_slimming(folder, number)
+        set_price(slimming.net, point["price"])
+        with torch.inference_mode():
+            wanted, found = slimming.net.run(IMAGES), loaded.net.run(IMAGES)  # type: ignore[operator]
+        assert torch.equal(wanted[1], found[1])
+        assert torch.equal(wanted[0], found[0])
+    assert loaded.net.macs == slimming.net.macs
+    assert loaded.points == tuple(POINTS)
+    with pytest.raises(InvalidInput, match="operating points 0 to 1, got 2"):
+        load_slimming(folder, 2)
+
+
+@pytest.mark.slow
+def test_a_damaged_or_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    _, folder = stored(tmp_path, "small_net")
+    with pytest.raises(InvalidInput, match=r"dynamic\.json cannot be read"):
+        load_slimming(tmp_path)
+    path = folder / "gates.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(InvalidInput, match=r"corrupt: .*gates\.safetensors"):
+        load_slimming(folder)
+    told = json.loads((folder / "dynamic.json").read_text("utf-8"))
+    del told["gates"]
+    elsewhere = folder.rename(tmp_path / "copy")
+    (elsewhere / "dynamic.json").write_text(json.dumps(told), "utf-8")
+    with pytest.raises(InvalidInput, match="describes no dynamic net"):
+        load_slimming(elsewhere)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["small_net", "tiny_vit"])
+def test_the_loop_in_onnx_runtime_takes_the_same_ways_to_the_same_answers(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    slimming, _ = stored(tmp_path, kind)
+    set_price(slimming.net, 0.25)
+    files = export_ways(slimming.net, IMAGES[:1], tmp_path / "onnx")
+    assert {"head.onnx", "gate_head.onnx", "run_ways.py", "ways.json"} <= {path.name for path in files}
+    spec = importlib.util.spec_from_file_location("run_ways", tmp_path / "onnx" / "run_ways.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net = module.Ways(tmp_path / "onnx")
+    with torch.inference_mode():
+        answers, ways = slimming.net.run(IMAGES)
+    for i in range(len(IMAGES)):
+        logits, way = net(IMAGES[i : i + 1].numpy())
+        assert way == slimming.net.leaves[int(ways[i])]
+        np.testing.assert_allclose(logits[0], answers[i].numpy(), atol=1e-4)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search_spaces import InvalidInput
+from subnet_search.elastic.branches import TriangularNet, make_triangular, triangular_resnet
+from subnet_search.elastic.nested_branches import NestedResNeXt
+from subnet_search.measure.counter import count_macs, count_params
+from subnet_search.small_models import SmallResNet
+from tests.toys import make_toy
+
+X = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def shaken(net: nn.Module, seed: int = 0) -> nn.Module:
+    """With statistics and scales that differ from channel to channel."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 1.5),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+            ):
+                assert tensor is not None
+                tensor.uniform_(low, high, generator=generator)
+    return net.eval()
+
+
+def resnet(branches: int = 4, sizes: list[int] | None = None) -> TriangularNet:
+    net = triangular_resnet((2, 2), 8, branches, num_classes=5, size_px=8, sizes=sizes)
+    shaken(net)
+    return net
+
+
+@pytest.mark.parametrize("branches", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_rows_give_what_the_one_pass_gives(branches: int) -> None:
+    net = resnet(branches)
+    for whole, row in zip(net(X), net.rows(X), strict=True):
+        torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_group_depends_on_no_later_one() -> None:
+    net = resnet()
+    before = net(X)
+    with torch.no_grad():
+        for module in net.body.modules():
+            if isinstance(module, nn.BatchNorm2d):  # of the last quarter of each layer
+                module.bias[-module.num_features // 4 :] += 1.0
+    after = net(X)
+    for k in range(3):
+        assert torch.equal(before[k], after[k])
+    assert not torch.allclose(before[3], after[3])
+
+
+@pytest.mark.slow
+def test_one_row_more_computes_one_row_and_its_cost_is_exact() -> None:
+    net, x = resnet(), X[:1]
+
+    class Upto(nn.Module):
+        def __init__(self, k: int) -> None:
+            super().__init__()
+            self.net, self.k = net, k
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.net.rows(x)
+            return [next(rows) for _ in range(self.k)][-1]
+
+    counted = [count_macs(Upto(k), x) for k in range(1, 5)]
+    assert [sum(net.row_macs[:k]) for k in range(1, 5)] == counted
+    assert net.costs.macs(net.space.encode([{"branches": k} for k in range(1, 5)])).tolist() == counted
+    assert sum(net.row_macs) < 0.7 * count_macs(net, x)  # the pattern's share, 10 / 16 of all but the stem
+
+
+def test_params_of_a_subnet_are_those_on_and_below_the_diagonal() -> None:
+    net = resnet(branches=2)
+    for path, module in list(net.body.named_modules()):
+        if isinstance(module, nn.ReLU):  # dead units would have no gradient
+            parent, _, name = path.rpartition(".")
+            setattr(net.body.get_submodule(parent), name, nn.SiLU())
+    torch.stack([z.square().sum() for z in net(X)]).sum().backward()
+    used = sum(int((p.grad != 0).sum()) for p in net.parameters() if p.grad is not None)
+    assert used == net.params(2)
+    net.zero_grad()
+    net(X)[0].square().sum().backward()
+    used = sum(int((p.grad != 0).sum()) for p in net.parameters() if p.grad is not None)
+    assert used == net.params(1)
+    table = net.costs.evaluate(net.space.encode([{"branches": 1}, {"branches": 2}]))
+    assert table["params"].tolist() == [net.params(1), net.params(2)]
+    assert (table["weight_bytes"] > 4 * table["params"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("toy", ["plain", "residual", "added in place", "reused"])
+def test_plain_networks_are_converted(toy: str) -> None:
+    model = make_toy(toy)
+    state = copy.deepcopy(model.state_dict())
+    net = make_triangular(model, X[:1], branches=4)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    for whole, row in zip(net.eval()(X), net.rows(X), strict=True):
+        torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_depthwise_convolutions_keep_to_their_group() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(),
+        nn.Conv2d(8, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 5),
+    )  # fmt: skip
+    net = make_triangular(model.eval(), X[:1], branches=4)
+    for whole, row in zip(net(X), net.rows(X), strict=True):
+        torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
+    whole = [count_macs(net, X[:1]), sum(net.row_macs)]
+    assert whole[1] < whole[0]
+
+
+@pytest.mark.slow
+def test_a_copy_runs_its_own_weights() -> None:
+    net = resnet()
+    list(net.rows(X))
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.5)
+    for whole, row in zip(other(X), other.rows(X), strict=True):
+        torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_of_several_levels_begin_anew_where_the_classes_change() -> None:
+    net = resnet(sizes=[2, 2, 5, 5])
+    answers = net(X)
+    assert [z.shape[1] for z in answers] == [2, 2, 5, 5]
+    for whole, row in zip(answers, net.rows(X), strict=True):
+        torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InvalidInput, match="no polynomial of their number"):
+        _ = net.costs
+    with pytest.raises(InvalidInput, match=r"never falling, got \[5, 5, 2, 2\]"):
+        resnet(sizes=[5, 5, 2, 2])
+
+
+class Softened(nn.Module):
+    """Mixes channels in a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).softmax(1).mean((2, 3)))
+
+
+def test_what_cannot_be_sliced_is_refused_with_the_rule() -> None:
+    x = X[:1]
+    with pytest.raises(InvalidInput, match=r"the 10 channels of 0 do not fall into 4 equal groups"):
+        make_triangular(nn.Sequential(nn.Conv2d(3, 10, 3), nn.Flatten(), nn.Linear(360, 5)), x, 4)
+    with pytest.raises(InvalidInput, match="GroupNorm, which may mix the channels"):
+        make_triangular(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 5)), x, 4
+        )
+    with pytest.raises(InvalidInput, match=r"Softened mixes the channels of all groups"):
+        make_triangular(Softened(), x, 4)
+    with pytest.raises(InvalidInput, match="must be that of its last linear layer"):
+        make_triangular(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), x, 4)
+    with pytest.raises(InvalidInput, match="at least 2, got 1"):
+        make_triangular(SmallResNet((1,), 8), x, 1)
+    with pytest.raises(InvalidInput, match=r"call eval\(\) first"):
+        next(resnet().train().rows(X))
+
+
+@pytest.mark.slow
+def test_nested_branches_are_networks_of_their_own() -> None:
+    net = NestedResNeXt((1, 1), 8, 2, branches=4, num_classes=5, size_px=8).eval()
+    shaken(net)
+    before = [net(X, k) for k in range(1, 5)]
+    with torch.no_grad():
+        for block in net.blocks:
+            for conv in (block.conv1, block.conv2):
+                conv.weight[-conv.out_channels // 4 :] += 1.0  # the last branch
+    for k in range(1, 4):
+        assert torch.equal(net(X, k), before[k - 1])
+    assert not torch.allclose(net(X), before[3])
+
+    class Upto(nn.Module):
+        def __init__(self, k: int) -> None:
+            super().__init__()
+            self.net, self.k = net, k
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x, self.k)
+
+    x = net.space.encode([{"branches": k} for k in range(1, 5)])
+    assert net.costs.macs(x).tolist() == [count_macs(Upto(k), X[:1]) for k in range(1, 5)]
+    whole = net.costs.params(x)[3]
+    only = NestedResNeXt((1, 1), 8, 8, branches=2, num_classes=5, size_px=8)
+    assert whole < count_params(net)  # norms and classifiers of thinner sub-nets are not its own
+    assert only.branches == 2
+    with pytest.raises(InvalidInput, match="from 1 to 4, got 5"):
+        net(X, 5)

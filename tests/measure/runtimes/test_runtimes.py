@@ -1,0 +1,181 @@
+"""Runtimes against eager torch; a command against what it is told to print."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search_spaces import InvalidInput, SubnetSearchError
+from subnet_search.measure import LatencyMeter, measure_nets
+from subnet_search.measure.runtimes import RUNTIMES, check_runtime, prepare
+from subnet_search.measure.runtimes.base import Prepared, check_agreement, fixed_arguments, in_this_process
+from subnet_search.measure.timing import Latency, Protocol
+from subnet_search.settings import PRECISIONS, DeviceSettings
+from tests.small import EXAMPLE, small_net, small_supernet
+
+QUICK = Protocol(least_rounds=3, most_rounds=3, warmup=1, turn_ms=0.01)
+ALL = [(name, precision) for name in RUNTIMES if name != "command" for precision in PRECISIONS[name]]
+
+
+def profile_of(runtime: str, **more: object) -> DeviceSettings:
+    """One thread on the CPU."""
+    return DeviceSettings(name="cpu", runtime=runtime, threads=1, **more)
+
+
+def test_the_table_names_what_settings_know() -> None:
+    assert RUNTIMES.keys() == PRECISIONS.keys()
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("torch", "fp32"), ("torch", "bf16")])
+def test_torch_answers_in_the_precision_asked_for(runtime: str, precision: str, tmp_path: Path) -> None:
+    net = small_net().eval()
+    prepared = prepare(net, EXAMPLE, profile_of(runtime, precision=precision), tmp_path)
+    [found] = prepared.answers(fixed_arguments(net, EXAMPLE, DeviceSettings()))  # type: ignore[misc]
+    assert found.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    torch.testing.assert_close(found.float(), net(EXAMPLE[:1]), rtol=0.1, atol=0.05)
+    assert next(net.parameters()).dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runtime", "precision"), [one for one in ALL if one[0] != "torch"])
+def test_every_runtime_computes_what_torch_computes(runtime: str, precision: str, tmp_path: Path) -> None:
+    if RUNTIMES[runtime].missing:  # type: ignore[index]
+        pytest.skip(f"{runtime} is not installed")
+    net, profile = small_net().eval(), profile_of(runtime, precision=precision, batch_size=2)
+    prepared = prepare(net, EXAMPLE, profile, tmp_path)
+    args, _ = fixed_arguments(net, torch.rand_like(EXAMPLE[:1]), profile)
+    [found] = prepared.answers((args, {}))  # type: ignore[misc]
+    loose = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.5}[precision]
+    with torch.no_grad():
+        wanted = net(*args)
+    assert (found.float() - wanted).abs().max() <= loose * wanted.abs().max()
+    if runtime != "compile":
+        weights = sum(p.numel() for p in net.parameters())
+        assert prepared.file_bytes is not None
+        assert (prepared.file_bytes > 4 * weights) == (precision != "int8") or weights < 20_000
+    turn = prepared.turn(QUICK, time.perf_counter)
+    assert turn(2) > 0
+
+
+@pytest.mark.slow
+def test_subnets_are_measured_in_another_runtime() -> None:
+    if RUNTIMES["openvino"].missing:
+        pytest.skip("openvino is not installed")
+    supernet = small_supernet()
+    configs = [supernet.space.smallest(), supernet.space.largest()]
+    small, large = measure_nets(supernet, configs, profile_of("openvino"), protocol=QUICK)
+    assert small.latency is not None
+    assert large.latency is not None
+    assert (small.file_bytes or 0) < (large.file_bytes or 0)
+
+
+class Sorts(nn.Module):
+    """Has an operator that ONNX, among others, does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 3:  # no exporter follows this
+            return x
+        return torch.sort(x.flatten(1))[0]
+
+
+def test_what_a_runtime_rejects_is_reported_for_that_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = small_supernet()
+    space = supernet.space
+    configs = [space.smallest(), *space.sample(np.random.default_rng(0), 2)]
+    eager = RUNTIMES["torch"].prepare
+
+    def picky(net: nn.Module, *rest: object) -> Prepared:
+        if sum(p.numel() for p in net.parameters()) == supernet.costs.params(space.encode(configs[:1]))[0]:
+            raise RuntimeError("operator 'sort' is not implemented.\nstack of the converter")
+        return eager(net, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(RUNTIMES, "torch", RUNTIMES["torch"].__class__(picky, lambda: "picky", {}))
+    found = list(measure_nets(supernet, configs, profile_of("torch"), protocol=QUICK))
+    assert [one.config for one in found] == [space.canonical(config) for config in configs]
+    assert found[0].latency is None
+    assert (
+        found[0].reason == "the runtime \"torch\" does not run this net: operator 'sort' is not implemented"
+    )
+    assert all(one.latency is not None and one.latency.median_ms > 0 for one in found[1:])
+
+
+@pytest.mark.slow
+def test_an_operator_that_the_converter_does_not_know_is_the_reason() -> None:
+    if RUNTIMES["onnxruntime"].missing:
+        pytest.skip("onnxruntime is not installed")
+    with pytest.raises(
+        InvalidInput, match='whole network cannot be timed: the runtime "onnxruntime" does not run'
+    ):
+        LatencyMeter(Sorts().eval(), EXAMPLE, profile_of("onnxruntime"))
+
+
+def test_a_runtime_that_answers_differently_is_refused() -> None:
+    net, profile = small_net().eval(), profile_of("openvino")
+    arguments = fixed_arguments(net, EXAMPLE, profile)
+    turn = in_this_process(lambda: None)
+    with pytest.raises(SubnetSearchError, match="answers differently than torch, by"):
+        check_agreement(Prepared(turn, lambda given: [net(*given[0]) * 1.01]), net, arguments, profile)
+    with pytest.raises(
+        SubnetSearchError, match=r"in other shapes, \[\], than the net does in torch, \[\[1, "
+    ):
+        check_agreement(Prepared(turn, lambda given: []), net, arguments, profile)
+    check_agreement(Prepared(turn, lambda given: [net(*given[0])]), net, arguments, profile)
+
+
+def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InvalidInput, match=r'"openvino" needs openvino, not installed here; pip install .*\[openvino\]'
+    ):
+        check_runtime(profile_of("openvino"))
+    with pytest.raises(InvalidInput, match=r"needs executorch.*\[executorch\]"):
+        check_runtime(DeviceSettings(runtime="command", command="x {file}", command_format="pte"))
+    check_runtime(profile_of("torch"))
+
+
+def test_images_are_of_the_height_asked_for() -> None:
+    seen = list[torch.Size]()
+
+    class Looks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape)
+            return x
+
+    wide = torch.zeros(1, 3, 8, 12)
+    meter = LatencyMeter(
+        Looks(),
+        wide,
+        profile_of("torch", input_px=32, batch_size=2),
+        known=Latency(1.0, 1.0, 1.0, 1),
+        protocol=QUICK,
+    )
+    meter(Looks())
+    assert set(seen) == {torch.Size([2, 3, 32, 48])}
+    assert meter.profile["input_px"] == 32
+    with pytest.raises(InvalidInput, match="needs a network that takes images"):
+        fixed_arguments(Looks(), torch.zeros(1, 3), profile_of("torch", input_px=32))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"runtime": "openvino", "precision": "int8"}, 'must be what the runtime "openvino" has, fp32, bf16'),
+        ({"runtime": "command"}, 'command must be given for runtime = "command"'),
+        (
+            {"runtime": "torch", "command": "bench {file}"},
+            'command must be given for runtime = "command", and only',
+        ),
+        ({"runtime": "command", "command": "bench"}, "must say where the file goes"),
+        ({"runtime": "openvino", "name": "cuda"}, 'must be "torch" or "compile" on a CUDA device'),
+        ({"runtime": "tflite"}, "runtime should be"),
+    ],
+)
+def test_profiles_that_cannot_be_are_refused(given: dict[str, str], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        DeviceSettings(**given)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from search_spaces import SubnetConfig, SubnetSearchError
+from subnet_search.choosing import choose_spread
+from subnet_search.measure import Latency
+from subnet_search.record import Evaluation, Objective, ParetoFront
+from subnet_search.remeasuring import settled, tied
+
+OBJECTIVES = (Objective("top1_percent", "max"), Objective("latency_ms", "min"))
+
+
+def front(*points: tuple[float, float]) -> ParetoFront:
+    return ParetoFront.of(OBJECTIVES, [Evaluation(SubnetConfig({"a": i}), p) for i, p in enumerate(points)])
+
+
+def best(members: ParetoFront) -> list[Evaluation]:
+    return [max(members, key=lambda member: member.values[0])]
+
+
+def looked(times: dict[int, float], seen: list[int]) -> object:
+    def look(config: SubnetConfig) -> Latency:
+        seen.append(config["a"])
+        ms = times[config["a"]]
+        return Latency(ms, ms, ms, 24)
+
+    return look
+
+
+def test_who_is_over_the_limit_when_measured_again_gives_way_to_the_next() -> None:
+    seen: list[int] = []
+    look = looked({0: 1.0, 1: 4.9, 2: 5.2, 3: 5.1}, seen)
+    members, failed = settled(front((90, 1), (91, 4.8), (92, 4.9), (93, 5.0)), best, look, 5.0)  # type: ignore[arg-type]
+    assert [member.config["a"] for member in members] == [1]
+    assert [(member.config["a"], found.median_ms) for member, found in failed] == [(3, 5.1), (2, 5.2)]
+    assert members[0].values == (91, 4.9)
+    assert seen == [3, 2, 1]  # each once
+
+
+def test_everything_that_is_chosen_was_measured_again() -> None:
+    seen: list[int] = []
+    points = [(80.0 + i, 1.0 + i) for i in range(8)]
+    look = looked({i: 1.0 + i - 0.5 * (i == 3) for i in range(8)}, seen)
+    members, failed = settled(front(*points), lambda one: choose_spread(one, 3), look, 100.0)  # type: ignore[arg-type]
+    assert {member.config["a"] for member in members} <= set(seen)
+    assert failed == []
+
+
+def test_a_limit_that_nobody_meets_any_more_names_the_fastest() -> None:
+    look = looked({0: 5.5, 1: 5.3}, [])
+    with pytest.raises(
+        SubnetSearchError, match=r"latency_ms <= 5 when it is measured again; the fastest takes 5.3 ms"
+    ):
+        settled(front((90, 4.0), (91, 4.5)), best, look, 5.0)  # type: ignore[arg-type]
+
+
+def test_ties_are_told() -> None:
+    found = [("a", 1.0), ("b", 2.0), ("c", 1.01), ("d", 3.0)]
+    latencies = [(key, Latency(ms, ms - 0.05, ms + 0.05, 24)) for key, ms in found]
+    assert tied(latencies) == [["a", "c"]]
