@@ -107,7 +107,9 @@ def _forget(run: Run) -> None:
 def _make_gates(bench: Workbench, settings: DynamicSettings, facts: Mapping[str, Any]) -> None:
     run, splits, supernet = bench.run, bench.splits, bench.supernet
     if settings.unit != "macs":
-        raise InvalidInput(f'targets of gates are multiply-adds, got unit = {settings.unit!r}; use "macs", or method "lc"')
+        raise InvalidInput(
+            f'targets of gates are shares of multiply-adds, got unit "{settings.unit}"; use "macs"'
+        )
     if splits.gate is None:
         raise InvalidInput(
             f"run {run.folder} has no gate split, and gates learn on images that the supernet has never seen; begin a "

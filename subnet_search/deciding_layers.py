@@ -37,7 +37,10 @@ def make_layer_channel(bench: Workbench, settings: DynamicSettings, facts: Mappi
         InvalidInput: no block can be skipped, or a target is out of reach.
     """
     run, splits, supernet = bench.run, bench.splits, bench.supernet
-    net, device = LayerChannelNet(supernet, settings.channel_groups, settings.seed), resolve_device(settings.device)
+    net, device = (
+        LayerChannelNet(supernet, settings.channel_groups, settings.seed),
+        resolve_device(settings.device),
+    )
     bench.say(
         f"  {len(net.blocks)} blocks are scored, in {net.base_macs / net.total_macs:.2f} of the MACs nothing is"
     )

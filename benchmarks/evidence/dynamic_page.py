@@ -200,7 +200,7 @@ def speed_section(speeds: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Four routes behind a gate after `{speeds['place']}`, weights by chance (times do not depend on "
         f"them); the whole net takes {speeds['whole_ms']:.1f} ms. Aim: a speed-up of at least 0.8 times the ratio of "
-        "multiply-adds.\n"
+        "multiply-adds. Timed in turns with the whole net (medians of ratios), while other jobs used the machine.\n"
     )
     yield "| route's MACs | time | interval | speed-up | MACs ratio | share of it |"
     yield "|---|---|---|---|---|---|"

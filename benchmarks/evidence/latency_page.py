@@ -141,8 +141,8 @@ def _transfer(part: Mapping[str, Any]) -> str:
         "### Transfer: the whole family of the device held out\n",
         "Families: NVIDIA GPUs, Xeon CPUs, phones, Raspberry Pi, FPGA, Eyeriss; the models of all devices of other "
         "families have learnt from all training rows. Copy: the device that fits the points best, its true times "
-        "at the judged rows, scaled (or scaled and shifted). Alone: our predictor without other devices. Developed on some "
-        "devices of nas-bench-201 with other seeds and splits; fbnet was not looked at.\n",
+        "at the judged rows, scaled (or scaled and shifted). Alone: our predictor without other devices. Developed on "
+        "some devices of nas-bench-201 with other seeds and splits; fbnet was not looked at.\n",
         "| table | points | "
         + " | ".join(f"{name}: mean, worst" for name in part["transfer_methods"])
         + " | others used, % |",

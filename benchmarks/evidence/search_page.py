@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
 FLOOR = "floor"
+LEAST_SEEDS = 3  # of a mean that may be called the best
 TABLES, SUPERNET, SETTINGS = "search.json", "search_supernet.json", "search_settings.json"
 HEAD = """# Searchers
 
@@ -20,10 +21,10 @@ HEAD = """# Searchers
 
 Hypervolume regret in percent: 1 - HV / HV of the true front, after so many *different* evaluations; the reference is
 the largest cost and the smallest accuracy of the table. Mean over seeds, standard error in brackets; the best mean of a
-column in bold. Multiply-adds are known beforehand to every searcher that can use them; milliseconds are measured: known
-of evaluated networks only. A searcher that proposes a network again is answered for free; one that hardly proposes new
-ones is stopped after five asks for each evaluation, and keeps what it has found. Milliseconds for each proposal are
-processor time of {cpu}, shared with other work.
+column (of three seeds or more) in bold. Multiply-adds are known beforehand to every searcher that can use them;
+milliseconds are measured: known of evaluated networks only. A searcher that proposes a network again is answered for
+free; one that hardly proposes new ones is stopped after five asks for each evaluation, and keeps what it has found.
+Milliseconds for each proposal are processor time of {cpu}, shared with other work.
 
 *guided* is this project's searcher, with the settings that it has everywhere. *floor*: what a search would reach that
 knew beforehand all that gradient boosting, fitted out of fold to the whole table, can tell: the fronts of its
@@ -182,7 +183,7 @@ def _section(table: str, found: dict[str, Any]) -> str:
     counts = sorted({int(count) for one in found.values() for count in one})
     rivals = {name: one for name, one in found.items() if name != FLOOR}
     best = {
-        count: min((one[str(count)]["mean"] for one in rivals.values() if str(count) in one), default=0.0)
+        count: min((one[str(count)]["mean"] for one in rivals.values() if _counts(one, count)), default=-1.0)
         for count in counts
     }
     rows = [
@@ -194,13 +195,20 @@ def _section(table: str, found: dict[str, Any]) -> str:
         cells = []
         for count in counts:
             cell = one.get(str(count))
-            text = "" if cell is None else f"{cell['mean']:.3g} ({cell['error']:.1g})"
-            cells.append(f"**{text}**" if cell and name != FLOOR and cell["mean"] == best[count] else text)
+            error = f" ({cell['error']:.1g})" if cell and cell["seeds"] > 1 else ""
+            text = "" if cell is None else f"{cell['mean']:.3g}{error}"
+            wins = name != FLOOR and _counts(one, count) and one[str(count)]["mean"] == best[count]
+            cells.append(f"**{text}**" if wins else text)
         last = one[max(one, key=int)]
         seeds = "" if name == FLOOR else str(last["seeds"])
         time = "" if name == FLOOR else f"{1000 * last['seconds']:.3g}"
         rows.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {time} |")
     return "\n".join(rows) + "\n"
+
+
+def _counts(one: dict[str, Any], count: int) -> bool:
+    """Whether a mean is of enough seeds to be called the best."""
+    return str(count) in one and one[str(count)]["seeds"] >= LEAST_SEEDS
 
 
 def _figure(stored: dict[str, Any]) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from search_spaces import RESOLUTION_KNOB, InvalidInput, nearest_names
+from subnet_search.dynamic.bottlenecks import (
+    bottlenecks,
+    first_after,
+    is_inside,
+    own_paths,
+    parts_between,
+    paths_in,
+)
 from subnet_search.elastic.extraction import cut_out
-from subnet_search.elastic.graph import Traced, counting_macs, enclosing, trace
+from subnet_search.elastic.graph import Traced, counting_macs, trace
 from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.supernet import Supernet
@@ -66,13 +74,13 @@ def _by_path(supernet: Supernet) -> dict[str, Place]:
     net = cut_out(supernet, supernet.space.largest()).eval()
     example = as_taken(net, given)
     traced = trace(net, example)
-    narrow = _bottlenecks(traced.graph)
+    narrow = bottlenecks(traced.graph)
     macs = _macs_up_to(traced, net, example)
     every = {knob.name for knob in supernet.space.knobs}
     found: dict[str, Place] = {}
-    for path in _paths(traced.graph):
-        node = _first_after(traced.graph, path, narrow)
-        if node is None or any(path != block and _is_inside(path, block) for block in supernet.blocks):
+    for path in paths_in(traced.graph):
+        node = first_after(traced.graph, path, narrow)
+        if node is None or any(path != block and is_inside(path, block) for block in supernet.blocks):
             continue
         shape, knobs = node.meta["shape"], _knobs_up_to(supernet, traced.graph, node)
         if shape is not None and len(shape) > 1 and not every <= knobs:
@@ -116,74 +124,17 @@ def cut(net: nn.Module, paths: Sequence[str], example: Tensor) -> list[fx.GraphM
         InvalidInput: it cannot be cut there, or the parts one after the other answer differently.
     """
     traced = trace(net, example)
-    narrow = _bottlenecks(traced.graph)
-    nodes = [_first_after(traced.graph, path, narrow) for path in paths]
+    narrow = bottlenecks(traced.graph)
+    nodes = [first_after(traced.graph, path, narrow) for path in paths]
     parts: list[fx.GraphModule] = []
     if None not in nodes:
-        parts = _parts(net, traced.graph, [node for node in nodes if node is not None])
+        parts = parts_between(net, traced.graph, [node for node in nodes if node is not None])
     if not parts or not _same(net, parts, example):
         raise InvalidInput(
             f"{type(net).__name__} cannot be cut after {', '.join(paths)}: later layers need more than what comes out "
             "there; name another place"
         )
     return parts
-
-
-def _paths(graph: fx.Graph) -> list[str]:
-    """The modules whose layers the graph calls, and all around them."""
-    touched = (path for node in graph.nodes for path in _touched(node))
-    return list(dict.fromkeys(around for path in touched for around in enclosing(path) if around))
-
-
-def _touched(node: fx.Node) -> Iterator[str]:
-    """The module whose layer or tensor a node uses, and those around what it computes."""
-    yield from node.meta.get("scope") or ()
-    yield from _own(node)
-
-
-def _own(node: fx.Node) -> Iterator[str]:
-    if node.op == "call_module":
-        yield str(node.target)
-    elif node.op == "get_attr":
-        yield str(node.target).rpartition(".")[0]
-
-
-def _is_inside(path: str, outer: str) -> bool:
-    return path == outer or path.startswith(f"{outer}.")
-
-
-def _first_after(graph: fx.Graph, path: str, narrow: set[fx.Node]) -> fx.Node | None:
-    """The first bottleneck from the last operation of a module on."""
-    nodes = list(graph.nodes)
-    mine = [i for i, node in enumerate(nodes) if any(_is_inside(p, path) for p in _touched(node))]
-    return next((node for node in nodes[mine[-1] :] if node in narrow), None) if mine else None
-
-
-def _sizes_alone(graph: fx.Graph) -> set[fx.Node]:
-    """What is known of the input without its values (its batch size, say): any part can ask its own input for it."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        is_size = node.op.startswith("call_") and inputs and node.meta["shape"] is None
-        if is_size and all(n.op == "placeholder" or n in found for n in inputs):
-            found.add(node)
-    return found
-
-
-def _bottlenecks(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose value is all that later nodes need, weights aside."""
-    sizes = _sizes_alone(graph)
-    nodes = list(graph.nodes)
-    place = {node: i for i, node in enumerate(nodes)}
-    last_use = {n: max((place[u] for u in n.users if u not in sizes), default=-1) for n in nodes}
-    found, needed_until = set(), -1
-    for i, node in enumerate(nodes):
-        aside = node.op in ("placeholder", "get_attr", "output") or node in sizes
-        if not aside and needed_until <= i < last_use[node]:
-            found.add(node)
-        if node.op != "get_attr" and node not in sizes:
-            needed_until = max(needed_until, last_use[node])
-    return found
 
 
 class _Counting(fx.Interpreter):
@@ -222,16 +173,16 @@ def _knobs_up_to(supernet: Supernet, graph: fx.Graph, last: fx.Node) -> frozense
     touched: set[str] = set()
     groups: set[str] = set()
     for node in graph.nodes:
-        touched |= set(_own(node))
+        touched |= set(own_paths(node))
         if node.op == "get_attr":
             groups |= {name for m in parameters.get(str(node.target), {}).values() for name in m.groups}
         if node is last:
             break
     for path, site in supernet.sites.items():
-        if any(_is_inside(path, other) for other in touched):
+        if any(is_inside(path, other) for other in touched):
             groups |= {name for m in (site.reads, site.writes) if m is not None for name in m.groups}
     found |= {supernet.knob_of[name] for name in groups if name in supernet.knob_of}
-    return frozenset(found | {b for b in supernet.blocks if any(_is_inside(path, b) for path in touched)})
+    return frozenset(found | {b for b in supernet.blocks if any(is_inside(path, b) for path in touched)})
 
 
 def _channel_axis(traced: Traced, node: fx.Node) -> int:
@@ -253,40 +204,6 @@ def _channel_axis(traced: Traced, node: fx.Node) -> int:
 
 def _is_1d(layer: object) -> bool:
     return isinstance(layer, nn.Conv1d | nn.BatchNorm1d)
-
-
-def _parts(net: nn.Module, graph: fx.Graph, cuts: Sequence[fx.Node]) -> list[fx.GraphModule]:
-    """The graph between one cut and the next as modules that share the network's layers."""
-    nodes, sizes, parts, begin = list(graph.nodes), _sizes_alone(graph), [], 0
-    source = next(node for node in nodes if node.op == "placeholder")
-    for cut_node in (*cuts, nodes[-1]):
-        end = nodes.index(cut_node) + 1
-        aside = ("placeholder", "get_attr")
-        mine = [n for n in nodes[begin:end] if n.op not in aside and n not in sizes]
-        weights = [n for n in nodes if n.op == "get_attr" and not n.users.keys().isdisjoint(mine)]
-        part = fx.Graph()
-        given = part.placeholder("x")
-        copies = {n: given for n in nodes if n.op == "placeholder"} | {source: given}
-        wanted = _needed(mine, sizes)
-        for node in (*weights, *(n for n in nodes if n in wanted), *mine):
-            copies[node] = part.node_copy(node, copies.__getitem__)
-        if cut_node.op != "output":
-            part.output(copies[cut_node])
-        module = fx.GraphModule(net, part)
-        parts.append(module.eval())
-        begin, source = end, cut_node
-    return parts
-
-
-def _needed(nodes: Sequence[fx.Node], among: set[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    open_nodes = [n for node in nodes for n in node.all_input_nodes if n in among]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node not in found:
-            found.add(node)
-            open_nodes += [n for n in node.all_input_nodes if n in among]
-    return found
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from subnet_search import make_elastic
+from subnet_search import make_elastic, save_subnets
 from subnet_search.settings import ElasticSettings, TrainSettings
 from subnet_search.small_models import SmallResNet, digits_cnn
 from tests.small import small_splits
@@ -26,9 +26,15 @@ def test_the_controller_guides_code_runs(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     settings = ElasticSettings(min_share=0.25, step=4)
     supernet = make_elastic(digits_cnn().eval(), torch.zeros(1, 1, 8, 8), settings)
-    scope = {"supernet": supernet, "images": [torch.randn(16, 1, 8, 8)], "x": torch.randn(2, 1, 8, 8)}
-    saving, running, in_onnx = blocks("controller.md")
-    for block in (saving, running):
+    scope: dict[str, Any] = {
+        "supernet": supernet,
+        "images": [torch.randn(16, 1, 8, 8)],
+        "x": torch.randn(2, 1, 8, 8),
+    }
+    saving, from_set, running, in_onnx = blocks("controller.md")
+    exec(compile(saving, "the guide", "exec"), scope)
+    save_subnets("path.subnets.safetensors", supernet, scope["subnets"])
+    for block in (from_set, running):
         exec(compile(block, "the guide", "exec"), scope)
     first = scope["logits"]
     assert first.shape == (2, 10)

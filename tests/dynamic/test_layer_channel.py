@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces import InvalidInput
 from subnet_search import make_elastic
-from subnet_search.dynamic.layer_channel import LayerChannelNet, Scores, inner_groups, kept_or_not
+from subnet_search.dynamic.layer_channel import LayerChannelNet
 from subnet_search.dynamic.layer_channel_training import (
     CostModel,
     layer_channel_loss,
@@ -23,6 +23,7 @@ from subnet_search.dynamic.layer_channel_training import (
     train_layer_channel,
     usage_bounds,
 )
+from subnet_search.dynamic.scored_blocks import Scores, inner_groups, kept_or_not
 from subnet_search.dynamic.storing_layers import load_layer_channel, store_layer_channel
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure import count_macs

@@ -52,7 +52,9 @@ def test_norms_of_mandatory_blocks_listen_to_their_own_stage() -> None:
     assert not any(norm.at_skip.weight is norm.weight for _, norm in switchable_norms(supernet.model))
 
 
-@pytest.mark.parametrize("name", ["FF", "FT", "TF", "TT"])
+@pytest.mark.parametrize(
+    "name", ["FT", *(pytest.param(n, marks=pytest.mark.slow) for n in ("FF", "TF", "TT"))]
+)
 def test_subnets_are_cut_out_with_the_norms_that_they_use(name: str, tmp_path: Path) -> None:
     supernet, paths = adaptive()
     make_different(supernet)
@@ -119,6 +121,7 @@ def test_a_step_leaves_the_gradients_of_the_two_nets() -> None:
     assert supernet.model.get_parameter("layer1.0.bn1.at_skip.weight").grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_features_are_compared_and_few_logits_suffice() -> None:
     supernet, paths = adaptive()
     batch = torch.randn(12, 1, 8, 8), torch.arange(12) % 4
