@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -32,11 +33,11 @@ def scores(rows: np.ndarray) -> np.ndarray:
 
 
 def true_volume() -> float:
-    """The hypervolume of the true front, found by looking at every sub-net, those with one first width at a time."""
-    grid = np.stack(np.meshgrid(*[WIDTHS] * (LAYERS - 1), indexing="ij"), axis=-1).reshape(-1, LAYERS - 1)
+    """The hypervolume of the true front, found by looking at every sub-net, some at a time."""
+    grid = np.stack(np.meshgrid(*[WIDTHS] * (LAYERS - 2), indexing="ij"), axis=-1).reshape(-1, LAYERS - 2)
     best: list[np.ndarray] = []
-    for width in WIDTHS:
-        rows = np.column_stack([np.full(len(grid), width), grid])
+    for first in itertools.product(WIDTHS, repeat=2):
+        rows = np.column_stack([np.tile(first, (len(grid), 1)), grid])
         points = np.column_stack([-scores(rows), COSTS.macs(rows)])  # [num_rows, 2], both to be low
         points = points[np.lexsort((points[:, 0], points[:, 1]))]
         lowest = np.minimum.accumulate(points[:, 0])
