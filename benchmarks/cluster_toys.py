@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -72,3 +75,38 @@ class WaitingEvaluator:
 def make_waiting(wait_s: float) -> WaitingEvaluator:
     """For workers."""
     return WaitingEvaluator(wait_s)
+
+
+class TroubledEvaluator(WaitingEvaluator):
+    """Writes down each evaluation that comes to its end; about the largest sub-net it does what `trouble` says."""
+
+    def __init__(self, folder: str, trouble: str, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.folder, self.trouble = Path(folder), trouble
+
+    def __call__(self, config: SubnetConfig) -> Evaluation:
+        if config == SPACE.largest():
+            self._be_in_trouble()
+        found = super().__call__(config)
+        with (self.folder / "calls").open("a") as file:
+            file.write(f"{config.key}\n")
+        return found
+
+    def _be_in_trouble(self) -> None:
+        first = not (self.folder / "first").exists()
+        (self.folder / "first").touch()
+        if self.trouble == "killed once" and first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.trouble == "killed always":
+            os._exit(137)
+        if self.trouble == "no memory":
+            raise MemoryError("cannot allocate 3 TiB")
+        if self.trouble == "hangs deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        if self.trouble.startswith("hangs"):
+            time.sleep(600)
+
+
+def make_troubled(folder: str, trouble: str = "", wait_s: float = 0.05) -> TroubledEvaluator:
+    """For workers."""
+    return TroubledEvaluator(folder, trouble, wait_s)

@@ -58,7 +58,16 @@ def columns(run: RunView) -> list[Column]:
 
 def caption(run: RunView) -> str:
     """What the table's columns are."""
-    return CAPTION + LATENCY_CAPTION * any((c.name, c.when) == (LATENCY, "after") for c in columns(run))
+    again = any((c.name, c.when) == (LATENCY, "after") for c in columns(run))
+    return CAPTION + LATENCY_CAPTION * again + _tied(run)
+
+
+def _tied(run: RunView) -> str:
+    """Which chosen sub-nets are equally fast, as far as anybody can tell."""
+    labels = {chosen.key: chosen.label for chosen in run.chosen}
+    groups = [sorted(labels[key] for key in keys if key in labels) for keys in run.ties]
+    told = "; ".join(" and ".join(group) for group in groups if len(group) > 1)
+    return f" Measured when they were chosen, these were not told apart in latency: {told}." if told else ""
 
 
 def subnet(run: RunView, chosen: Chosen, folder: str, figures: Figures) -> Section:

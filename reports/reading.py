@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RANKING = ("ranker", "curve")  # what is shown of ranking.json
 PATH, JOINED = "path.json", "joined.safetensors"  # of a progressive search; their own modules import torch
+AGAIN = "latency_again.json"  # as above
 
 
 def read_run(folder: str | Path) -> RunView:
@@ -76,6 +77,7 @@ def read_run(folder: str | Path) -> RunView:
             full={**_latency(run), **_full(coverage, seen, space, costs)},
             full_test=_json(run, "metrics.json").get("test", {}),
             chosen=chosen,
+            ties=tuple(map(tuple, _json(run, AGAIN).get("ties", ()))),
             dynamic=_json(run, "dynamic/dynamic.json"),
             examples=_examples(run),
             damaged=tuple(name for one in chosen for name, _ in one.files if not _is_sound(run, name)),

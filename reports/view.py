@@ -87,8 +87,13 @@ class RunView:
     full: Mapping[str, float] = field(default_factory=dict)  # what is known of the largest net
     full_test: Mapping[str, float] = field(default_factory=dict)
     chosen: tuple[Chosen, ...] = ()
-    dynamic: Mapping[str, Any] = field(default_factory=dict)  # the net that decides for each input, if there is one
-    examples: Mapping[str, Any] = field(default_factory=dict)  # uint8 [n, H, W, C] by "easiest_<route>" and so on
+    ties: tuple[tuple[str, ...], ...] = ()  # keys of chosen ones whose latencies the noise did not tell apart
+    dynamic: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the net that decides for each input, if there is one
+    examples: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # uint8 [n, H, W, C] by "easiest_<route>" and so on
     damaged: tuple[str, ...] = ()  # files of chosen sub-nets that are no longer what was written
     events: tuple[Mapping[str, Any], ...] = ()
 

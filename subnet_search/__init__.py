@@ -41,11 +41,13 @@ _HOMES = {
     "searchers": (
         "Budget",
         "Evaluator",
+        "EvaluatorFactory",
         "Racing",
         "SearchResult",
         "Searcher",
         "SpaceExhausted",
         "StudyClaims",
+        "Workers",
         "make_searcher",
         "search",
     ),

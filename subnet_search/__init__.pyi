@@ -39,11 +39,13 @@ from .record import create_run as create_run
 from .record import open_run as open_run
 from .searchers import Budget as Budget
 from .searchers import Evaluator as Evaluator
+from .searchers import EvaluatorFactory as EvaluatorFactory
 from .searchers import Racing as Racing
 from .searchers import Searcher as Searcher
 from .searchers import SearchResult as SearchResult
 from .searchers import SpaceExhausted as SpaceExhausted
 from .searchers import StudyClaims as StudyClaims
+from .searchers import Workers as Workers
 from .searchers import make_searcher as make_searcher
 from .searchers import search as search
 from .settings import DeviceSettings as DeviceSettings

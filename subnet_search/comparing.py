@@ -7,8 +7,8 @@ import json
 import multiprocessing
 import re
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from search_spaces import InvalidInput
+from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.batches import device_of, resolve_device
 from subnet_search.elastic.graph import first_line
+from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.footprint import (
     NO_MEMORY,
     energy_counters,
@@ -99,7 +100,8 @@ class Subject:
         """Ready in a runtime; a file stays where it is."""
         if self.net is None or self.example is None:
             return open_file(self.path, profile)
-        return prepare(self.net, self.example, profile, folder)
+        with _naming(self.name):
+            return prepare(self.net, self.example, profile, folder)
 
     def prepare_again(self, ready: Prepared, profile: DeviceSettings, folder: Path) -> Prepared:
         """Ready once more, at other places in memory."""
@@ -128,8 +130,8 @@ def compare(
         seed: of orders and resamples.
 
     Raises:
-        InvalidInput: something that is neither of these, or a profile that cannot be had here.
-        SubnetSearchError: the runtime rejects one of them.
+        InvalidInput: something that is neither of these, a profile that cannot be had here, or a net that the runtime
+            rejects.
     """
     profile = profile or DeviceSettings()
     subjects = [load_subject(path, profile, input_shape) for path in (first, second)]
@@ -140,7 +142,8 @@ def compare(
     own = RUNTIMES[profile.runtime]
     if own.own_clock:
         protocol = own.protocol
-    with as_profiled(profile, *nets), ExitStack() as stack:
+    names = " beside ".join(subject.name for subject in subjects)
+    with as_profiled(profile, *nets), ExitStack() as stack, _naming(names):
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in subjects]
         ready = [s.prepare(profile, folder) for s, folder in zip(subjects, folders, strict=True)]
         kept = [ready]  # what is kept keeps its places
@@ -154,6 +157,17 @@ def compare(
         sides = [_side(*pair, profile, parts, i) for i, pair in enumerate(zip(subjects, ready, strict=True))]
     run_profile = LatencyMeter.profile_of(nets[0] if nets else nn.Identity(), profile)
     return judge(parts, sides[0], sides[1], run_profile, rng)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Without all that was to be compared there is no answer, so a net that cannot be timed is a refused input."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except SubnetSearchError as error:
+        raise InvalidInput(f"{name} cannot be timed: {error}") from error
 
 
 def judge(
@@ -197,16 +211,31 @@ def load_subject(
     device = resolve_device(profile_device(profile))
     if (path / NETWORK).is_file():
         run = path.resolve().parents[1]
-        example = _example(run, input_shape)
-        return Subject(path.name, path, load_subnet(path).to(device), example)
+        return _tried(Subject(path.name, path, load_subnet(path).to(device), _example(run, input_shape)))
     if (path / "settings.toml").is_file():
         with open_run(path, write=False) as opened:
             bench = Workbench(opened, read_settings(opened), lambda message: None)
             net = bench.new_model().to(device).eval()
-            return Subject(f"{path.name} (whole)", path, net, _example(path, input_shape))
+            return _tried(Subject(f"{path.name} (whole)", path, net, _example(path, input_shape)))
     raise InvalidInput(
         f"{path} is no exported sub-net (RUN/subnets/KEY), no run folder and no model file; compare needs two of these"
     )
+
+
+def _tried(subject: Subject) -> Subject:
+    """The same, once its net has taken its example."""
+    assert subject.net is not None
+    assert subject.example is not None
+    try:
+        with torch.no_grad(), evaluation_mode(subject.net):
+            subject.net(subject.example.to(device_of(subject.net)))
+    except Exception as error:  # whatever a forward raises
+        shape = "x".join(map(str, subject.example.shape[1:]))
+        raise InvalidInput(
+            f"{subject.name} does not take an input of {shape}: {first_line(error)}; leave --input out, or give the "
+            "size that the net is for"
+        ) from error
+    return subject
 
 
 def _example(run: Path, input_shape: tuple[int, ...] | None) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,19 @@ def make_dynamic(
     if _is_made(run, facts):
         say(f"{run.folder}: dynamic is done")
         return
-    if run.has(f"{FOLDER}/begun.json") and run.read_json(f"{FOLDER}/begun.json") != facts:
-        _forget(run)
-    run.write_json(f"{FOLDER}/begun.json", facts)
     say(f"{run.folder}: dynamic")
+    begin = partial(_begin, run, facts)
     if settings.method == "lc":
-        make_layer_channel(bench, settings, facts)
+        make_layer_channel(bench, settings, facts, begin)
         return
-    _make_gates(bench, settings, facts)
+    _make_gates(bench, settings, facts, begin)
+
+
+def _begin(run: Run, facts: Mapping[str, Any]) -> None:
+    """Puts away what was made with other settings; called when all that can be refused has been looked at."""
+    if not run.has(f"{FOLDER}/begun.json") or run.read_json(f"{FOLDER}/begun.json") != facts:
+        _forget(run)
+        run.write_json(f"{FOLDER}/begun.json", facts)
 
 
 def _checksum(net: nn.Module) -> str:
@@ -104,7 +110,9 @@ def _forget(run: Run) -> None:
             run.delete(name)
 
 
-def _make_gates(bench: Workbench, settings: DynamicSettings, facts: Mapping[str, Any]) -> None:
+def _make_gates(
+    bench: Workbench, settings: DynamicSettings, facts: Mapping[str, Any], begin: Callable[[], None]
+) -> None:
     run, splits, supernet = bench.run, bench.splits, bench.supernet
     if settings.unit != "macs":
         raise InvalidInput(
@@ -135,6 +143,7 @@ def _make_gates(bench: Workbench, settings: DynamicSettings, facts: Mapping[str,
     )
     targets = settings.targets or default_targets(slimming, settings.points)
     check_targets(slimming, targets)
+    begin()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GateCollapse)  # told below, as seen on search-validation
         losses = train_gates(slimming, splits, settings, run, checkpoint=CHECKPOINT, calibration=calibration)
@@ -142,7 +151,8 @@ def _make_gates(bench: Workbench, settings: DynamicSettings, facts: Mapping[str,
         seen = gather(slimming.net, splits.search_val)
         points = [point_at(slimming, seen, price_for(slimming, seen, target), target) for target in targets]
         whole = point_at(slimming, seen, 0.0)
-        notes = [said for said in [collapse_of(np.array(whole.histogram))] if said]
+        collapse = collapse_of(np.array(whole.histogram))
+        notes = [f"As trained, before a price of cost is set: {collapse}"] if collapse else []
         for said in notes:
             bench.say(f"  {said}")
         on_test = gather(slimming.net, splits.test)  # the one look at test, after everything is chosen

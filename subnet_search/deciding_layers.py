@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from search_spaces import InvalidInput
 from subnet_search.batches import on_device, resolve_device
@@ -30,8 +32,16 @@ CHECKPOINT = f"{FOLDER}/checkpoint"
 ALIKE = 0.01  # standard deviation of an input's cost, as a share of the whole network's: all decisions are the same
 
 
-def make_layer_channel(bench: Workbench, settings: DynamicSettings, facts: Mapping[str, Any]) -> None:
+def make_layer_channel(
+    bench: Workbench, settings: DynamicSettings, facts: Mapping[str, Any], begin: Callable[[], None]
+) -> None:
     """Trains an LC-Net from the supernet's largest net, and finds the thresholds of its operating points.
+
+    Args:
+        bench: of a run whose search is done.
+        settings: how.
+        facts: what is to stand in the net's description.
+        begin: called when nothing is left that could be refused, before training.
 
     Raises:
         InvalidInput: no block can be skipped, or a target is out of reach.
@@ -48,11 +58,8 @@ def make_layer_channel(bench: Workbench, settings: DynamicSettings, facts: Mappi
         timed = settings.unit == LATENCY
         cost = latency_model(net, bench.example.to(device), settings.seed) if timed else macs_model(net)
     targets = tuple(target / cost.whole if timed else target for target in settings.targets)
-    if wrong := [target for target in targets if not target < 1]:
-        raise InvalidInput(
-            f"a mean cost of {wrong[0] * cost.whole:g} is not below that of the whole network, {cost.whole:g} "
-            f"({'milliseconds' if timed else 'a share of its multiply-adds'}); choose a lower target"
-        )
+    _check_targets(net, cost, bench.example, targets)
+    begin()
     losses = train_layer_channel(net, splits, settings, cost, run, teacher=supernet, checkpoint=CHECKPOINT)
     with on_device(device, net):
 
@@ -90,6 +97,21 @@ def make_layer_channel(bench: Workbench, settings: DynamicSettings, facts: Mappi
             f"  {point['mean_cost']:.3f} of the {cost.unit} on average: {point['top1_percent']:.2f} % on "
             f"search-validation, {point['test']['top1_percent']:.2f} % on test"
         )
+
+
+def _check_targets(net: LayerChannelNet, cost: CostModel, example: Tensor, targets: Sequence[float]) -> None:
+    """Refuses targets that no threshold could reach, however the scores were trained."""
+    nothing = look(net, [(example, torch.zeros(len(example), dtype=torch.int64))], cost, 1.0)
+    least, unit = float(nothing.costs.mean()), 1.0
+    told = "of the whole network's multiply-adds"
+    if cost.unit == LATENCY:
+        unit, told = cost.whole, "milliseconds"
+    for target in targets:
+        if not least <= target < 1:
+            raise InvalidInput(
+                f"a mean cost of {target * unit:g} {told} cannot be reached: without any block it is "
+                f"{least * unit:.4g}, and the whole network's is {unit:.4g}; choose a target in between"
+            )
 
 
 def _point(

@@ -52,7 +52,9 @@ def choose_measured(bench: Workbench, front: ParetoFront, choose: Choose) -> lis
             f"  {member.config.key} is replaced: {found.median_ms:.4g} ms when measured again, over the limit of "
             f"{bound:.4g}"
         )
-    if ties := tied([(member.config.key, again[member.config.key]) for member in members]):
+    ties = tied([(member.config.key, again[member.config.key]) for member in members])
+    _store(bench, again, ties)
+    if ties:
         bench.say(f"  not told apart in time: {'; '.join(' and '.join(keys) for keys in ties)}")
     return members
 
@@ -117,6 +119,7 @@ def _stored(bench: Workbench) -> dict[str, Latency]:
     return {key: Latency(**values) for key, values in stored["subnets"].items()}
 
 
-def _store(bench: Workbench, again: Mapping[str, Latency]) -> None:
+def _store(bench: Workbench, again: Mapping[str, Latency], ties: Sequence[Sequence[str]] = ()) -> None:
     subnets = {key: asdict(latency) for key, latency in again.items()}
-    bench.run.write_json(AGAIN, {"reference": asdict(bench.meter.reference), "subnets": subnets})
+    stored = {"reference": asdict(bench.meter.reference), "subnets": subnets, "ties": ties}
+    bench.run.write_json(AGAIN, stored)

@@ -93,6 +93,7 @@ def read_json(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_text())
 
 
+@pytest.mark.slow
 def test_the_journal_holds_latencies_with_half_their_interval(finished: Path) -> None:
     lines = [json.loads(line) for line in (finished / "evaluations.jsonl").read_text().splitlines()]
     results = [line for line in lines if line["kind"] == "result"]
@@ -104,6 +105,7 @@ def test_the_journal_holds_latencies_with_half_their_interval(finished: Path) ->
         assert line["spread"]["top1_percent"] == line["spread"]["worst_class_percent"] == 0.0
 
 
+@pytest.mark.slow
 def test_the_largest_net_has_the_latency_that_all_others_are_measured_against(finished: Path) -> None:
     stored = read_json(finished, "latency.json")
     assert stored["profile"]["batch_size"] == 2
@@ -113,6 +115,7 @@ def test_the_largest_net_has_the_latency_that_all_others_are_measured_against(fi
     assert read_json(finished, "metrics.json")["test"]["latency_ms"] == stored["reference"]["median_ms"]
 
 
+@pytest.mark.slow
 def test_every_metric_of_a_chosen_net_is_that_of_its_file(finished: Path) -> None:
     splits = digits(DataSettings())
     folders = sorted((finished / "subnets").iterdir())
@@ -132,6 +135,7 @@ def test_every_metric_of_a_chosen_net_is_that_of_its_file(finished: Path) -> Non
             assert metrics[split]["worst_class_percent"] == pytest.approx(found)
 
 
+@pytest.mark.slow
 def test_limits_on_latency_and_on_metrics_choose_from_the_front(finished: Path) -> None:
     members = {member["key"]: member["values"] for member in read_json(finished, "front.json")["members"]}
     chosen = {
@@ -146,6 +150,7 @@ def test_limits_on_latency_and_on_metrics_choose_from_the_front(finished: Path) 
     assert fastest in chosen
 
 
+@pytest.mark.slow
 def test_the_report_shows_both(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "Worst class" in page
@@ -164,6 +169,7 @@ def test_the_guides_recipes_are_accepted_and_its_metric_is_the_worst_class() -> 
     assert names["worst_class_percent"](logits, targets) == worst_class_percent(logits, targets)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_in_the_milliseconds_of_its_beginning(finished: Path) -> None:
     with open_run(finished, write=False) as run:
         bench = Workbench(run, read_settings(run), lambda message: None)
@@ -227,7 +233,12 @@ def test_the_whole_networks_latency_is_measured_once_for_each_profile(
         ),
         ("metrics_of_a_test:", "no_such_module:", "the metric worst_class_percent 'no_such_module:"),
         (":worst_class_percent", ":broken", "metric 'worst_class_percent' fails: KeyError: 'no'"),
-        ("{ worst_class_percent = -1 }", '{ worst_class_percent = "50%" }', "a percentage must be of macs"),
+        pytest.param(
+            "{ worst_class_percent = -1 }",
+            '{ worst_class_percent = "50%" }',
+            "a percentage must be of macs",
+            marks=pytest.mark.slow,
+        ),
         ('"latency_ms", "top1', '"latency", "top1', "unknown objective 'latency'; did you mean 'latency_ms'"),
     ],
 )

@@ -69,8 +69,8 @@ def _cpu(part: Mapping[str, Any]) -> str:
         "## 1. Sixty measured sub-nets, a hundred others\n",
         f"`{COMMANDS['cpu']}`, seed 0, random weights, 224 px, batch 1, one thread. Both kinds of sub-nets are drawn "
         "alike, from the smallest sizes to the largest, and measured in mixed order. MACs: a straight line through the "
-        "same measured nets. Repeat: some of the judged nets measured once more at the end, which shows how far two measurements of one net are apart. "
-        "Coverage is of 90 % intervals.\n",
+        "same measured nets. Repeat: some of the judged nets measured once more at the "
+        "end, which shows how far two measurements of one net are apart. Coverage is of 90 % intervals.\n",
         "| network | runtime | learnt, judged | ms | within 10 %, % | MACs | repeat | Kendall's tau | MACs | repeat | "
         "coverage, % | mean error, % | MACs | repeat | rejected |",
         "|" + "---|" * 15,

@@ -68,10 +68,15 @@ def predict_anytime(
     Raises:
         InvalidInput: a deadline or confidence that makes no sense, or a network without steps.
     """
-    if deadline_ms is not None and not deadline_ms > 0:
-        raise InvalidInput(f"a deadline must be a number of milliseconds above 0, got {deadline_ms}")
-    if confidence is not None and not 0 < confidence < 1:
-        raise InvalidInput(f"confidence is a probability above 0 and below 1, got {confidence}")
+    if not hasattr(net, "rows"):
+        raise InvalidInput(
+            f"{type(net).__name__} does not answer in steps: it has no rows(x); convert it with make_triangular, or "
+            "give its exits to FixedSteps"
+        )
+    if deadline_ms is not None and not (isinstance(deadline_ms, int | float) and deadline_ms > 0):
+        raise InvalidInput(f"a deadline must be a number of milliseconds above 0, got {deadline_ms!r}")
+    if confidence is not None and not (isinstance(confidence, int | float) and 0 < confidence < 1):
+        raise InvalidInput(f"confidence is a probability above 0 and below 1, got {confidence!r}")
     start_s = clock_s()
     logits: Tensor | None = None
     steps, elapsed_ms = 0, 0.0

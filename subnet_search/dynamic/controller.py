@@ -88,6 +88,7 @@ class SwitchingNet:
         input_size: `[...]` of one input.
         settings: how the controller reacts.
         clock_s: a clock in seconds.
+        dtype: of the numbers that the networks take.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class SwitchingNet:
         input_size: Sequence[int],
         settings: ControlSettings | None = None,
         clock_s: Clock = time.perf_counter,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.rungs, self._nets, self._size = tuple(rungs), tuple(nets), tuple(input_size)
+        self._dtype = dtype
         self._control = LatencyControl([rung.latency_ms for rung in rungs], settings)
         self._lock, self._clock_s, self._told = threading.Lock(), clock_s, False
 
@@ -140,7 +143,7 @@ class SwitchingNet:
         """The answer of the current sub-net.
 
         Args:
-            x: a batch `[B, *input size]` of floating-point numbers.
+            x: a batch `[B, *input size]` of the network's floating-point type.
 
         Raises:
             InvalidInput: for anything else.
@@ -158,13 +161,17 @@ class SwitchingNet:
         wanted = ", ".join(map(str, self._size))
         if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0 or x.shape[1:] != self._size:
             came = list(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            alone = isinstance(x, Tensor) and x.shape == self._size
+            way_out = "resize the images, or save the network again from a supernet of that size"
             raise InvalidInput(
-                f"the input must be a batch [B, {wanted}] with B at least 1, got {came}; resize the images, or save "
-                "the network again from a supernet of that size"
+                f"the input must be a batch [B, {wanted}] with B at least 1, got {came}; "
+                f"{'give one image as x[None]' if alone else way_out}"
             )
-        if not x.is_floating_point():
+        if x.dtype != self._dtype:
+            floats = x.is_floating_point()
             raise InvalidInput(
-                f"the input must be of floating-point numbers, got {x.dtype}; prepare images as in training"
+                f"the input must be of {self._dtype}, as the network is, got {x.dtype}; "
+                f"{f'convert it with x.to({self._dtype})' if floats else 'prepare images as in training'}"
             )
 
 
@@ -199,7 +206,7 @@ class DynamicNet(SwitchingNet):
         rungs = [Rung(loaded.members[place], float(latencies_ms[place])) for place in kept]
         device = loaded.example.device
         nets = [_caller(loaded.nets[place], device) for place in kept]
-        super().__init__(rungs, nets, loaded.example.shape[1:], settings, clock_s)
+        super().__init__(rungs, nets, loaded.example.shape[1:], settings, clock_s, loaded.example.dtype)
         self.shared_bytes = bytes_of(loaded.whole)
         self.own_bytes = sum(loaded.own_bytes[place] for place in kept)
         self.nets = tuple(loaded.nets[place] for place in kept)

@@ -229,16 +229,20 @@ class Looked:
 
 @torch.no_grad()
 def look(net: LayerChannelNet, batches: Iterable[Batch], cost: CostModel, threshold: float) -> Looked:
-    """Lets a net answer the images of a split at a threshold, by masks."""
-    net.threshold, device = threshold, device_of(net)
+    """Lets a net answer the images of a split at a threshold, by masks; the net keeps its own threshold."""
+    own, device = net.threshold, device_of(net)
     costs, macs, right, used = [], [], [], []
-    with evaluation_mode(net):
-        for images, labels in batches:
-            logits = net.decide(moved(images, device), sliced=False)
-            costs.append(cost(net).cpu())
-            macs.append(net.costs().cpu())
-            right.append(logits.argmax(dim=1).cpu() == labels)
-            used.append(net.used().cpu() * len(labels))
+    net.threshold = threshold
+    try:
+        with evaluation_mode(net):
+            for images, labels in batches:
+                logits = net.decide(moved(images, device), sliced=False)
+                costs.append(cost(net).cpu())
+                macs.append(net.costs().cpu())
+                right.append(logits.argmax(dim=1).cpu() == labels)
+                used.append(net.used().cpu() * len(labels))
+    finally:
+        net.threshold = own
     if not costs:
         raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
     number = sum(map(len, right))

@@ -27,6 +27,7 @@ from subnet_search.record.run import CHECKSUMS
 from subnet_search.settings import ModelSettings
 
 FOLDER, DESCRIPTION, GATES = "dynamic", "dynamic.json", "gates.safetensors"
+READERS = {"ds": "load_slimming", "lc": "load_layer_channel"}  # by method
 
 
 def store_slimming(
@@ -118,6 +119,30 @@ def load_slimming(folder: str | Path, point: int | None = None) -> Stored:
     """
     folder = Path(folder)
     verify(folder)
+    told = read_description(folder, "ds")
+    points = tuple(told["points"])
+    number = 0 if point is None else point
+    if points and not 0 <= number < len(points):
+        raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
+    try:
+        net = _rebuilt(folder, told)
+        if points:
+            set_price(net, float(points[number]["price"]))
+    except InvalidInput:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InvalidInput(
+            f"{folder / DESCRIPTION} describes no dynamic net: {error!r}; make it again"
+        ) from error
+    return Stored(net, points, told)
+
+
+def read_description(folder: Path, method: str) -> dict[str, Any]:
+    """What `dynamic.json` says of a net of that method.
+
+    Raises:
+        InvalidInput: it cannot be read, or is of something else; the message names the function that reads that.
+    """
     try:
         told = json.loads((folder / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -125,19 +150,14 @@ def load_slimming(folder: str | Path, point: int | None = None) -> Stored:
             f"{folder / DESCRIPTION} cannot be read: {error}; give the folder RUN/dynamic of a run that has a "
             "dynamic net"
         ) from error
-    points = tuple(told.get("points", ()))
-    number = 0 if point is None else point
-    if points and not 0 <= number < len(points):
-        raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
-    try:
-        net = _rebuilt(folder, told)
-    except (KeyError, TypeError, IndexError) as error:
+    found = told.get("method") if isinstance(told, dict) else None
+    if not isinstance(found, str) or found not in READERS or not isinstance(told.get("points"), list):
+        raise InvalidInput(f"{folder / DESCRIPTION} describes no dynamic net; make it again")
+    if found != method:
         raise InvalidInput(
-            f"{folder / DESCRIPTION} describes no dynamic net: {error!r}; make it again"
-        ) from error
-    if points:
-        set_price(net, float(points[number]["price"]))
-    return Stored(net, points, told)
+            f'{folder} holds a net of method "{found}", not "{method}"; read it with {READERS[found]}'
+        )
+    return dict(told)
 
 
 def _rebuilt(folder: Path, told: Mapping[str, Any]) -> SlimmingNet:

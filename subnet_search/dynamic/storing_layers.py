@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from search_spaces import InvalidInput
 from subnet_search.dynamic.layer_channel import LayerChannelNet
-from subnet_search.dynamic.storing import DESCRIPTION, FOLDER, Stored, verify
+from subnet_search.dynamic.storing import DESCRIPTION, FOLDER, Stored, read_description, verify
 from subnet_search.elastic import make_elastic
 from subnet_search.models import load_model, load_weights
 from subnet_search.record import Run
@@ -65,20 +64,20 @@ def load_layer_channel(folder: str | Path, point: int = 0) -> Stored:
     """
     folder = Path(folder)
     verify(folder, [WEIGHTS])
+    told = read_description(folder, "lc")
+    points = tuple(told["points"])
     try:
-        told = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        points = tuple(told["points"])
         model = load_model(told["model"]["name"], None, told["model"]["options"])
         example = torch.zeros(1, *told["input"])
         supernet = make_elastic(model.eval(), example, ElasticSettings(**told["elastic"]))
         net = LayerChannelNet(supernet, int(told["channel_groups"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(
-            f"{folder / DESCRIPTION} describes no LC-Net: {error}; give the folder RUN/dynamic of a run whose "
-            'dynamic net is of method "lc"'
-        ) from error
-    if not 0 <= point < len(points):
-        raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
-    load_weights(net, folder / WEIGHTS).eval()
-    net.threshold = float(points[point]["threshold"])
+        if points and not 0 <= point < len(points):
+            raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
+        load_weights(net, folder / WEIGHTS).eval()
+        if points:
+            net.threshold = float(points[point]["threshold"])
+    except InvalidInput:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInput(f"{folder / DESCRIPTION} describes no LC-Net: {error!r}; make it again") from error
     return Stored(net, points, told)

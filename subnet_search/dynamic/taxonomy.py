@@ -40,7 +40,13 @@ class LabelTree:
         return len(self.groups[level])
 
     def labels(self, labels: Tensor, level: int) -> Tensor:
-        """The group numbers `[B]` at a level of class numbers `[B]`."""
+        """The group numbers `[B]` at a level of class numbers `[B]`.
+
+        Raises:
+            InvalidInput: there is no such level.
+        """
+        if not 0 <= level < self.levels:
+            raise InvalidInput(f"the label tree has levels 0 to {self.levels - 1}, got {level}")
         return torch.tensor(self.members[level], device=labels.device)[labels]
 
     def coarsen(self, probabilities: Tensor, level: int, to: int) -> Tensor:

@@ -53,10 +53,17 @@ class TriangularNet(nn.Module):
         """Logits of sub-net 1, 2, ..., in evaluation mode; each step computes one row of every layer.
 
         Raises:
-            InvalidInput: the network is in training mode, where a batch norm needs the whole batch's statistics.
+            InvalidInput: the network is in training mode, where a batch norm needs the whole batch's statistics, or x
+                has other channels than the example.
         """
         if self.training:
             raise InvalidInput("rows are computed in evaluation mode; call eval() first")
+        wanted = self.example.shape
+        if x.ndim != len(wanted) or x.shape[1] != wanted[1]:  # rows of a weight would fit fewer channels, too
+            raise InvalidInput(
+                f"the input must be a batch [B, {', '.join(map(str, wanted[1:]))}], got {list(x.shape)}; give images "
+                "as the network was made for"
+            )
         run = Rows(self._steps, x)
         logits: Tensor | None = None
         features: list[Tensor] = []
@@ -174,6 +181,9 @@ def make_triangular(
         UntraceableModelError: fx cannot follow the model.
     """
     branch_space(branches)
+    if not isinstance(example, Tensor) or example.ndim < 2 or len(example) == 0:
+        came = list(example.shape) if isinstance(example, Tensor) else f"a {type(example).__name__}"
+        raise InvalidInput(f"the example must be a batch such as [1, 3, 224, 224], got {came}; give one tensor")
     own = copy.deepcopy(model)
     try:
         graph = _Tracer().trace(own)

@@ -35,7 +35,8 @@ class PaddedShortcut(nn.Module):
     def gather(self, x: Tensor, sources: Tensor) -> Tensor:
         """The forward with the given sources `[out_channels]`."""
         x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, 1))
-        return x.index_select(1, sources.remainder(x.shape[1]))  # -1 reads the zero channel
+        zero_channel = x.shape[1] - 1
+        return x.index_select(1, torch.where(sources < 0, zero_channel, sources))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.setdefault(prefix + "sources", self.sources)  # weights published elsewhere do not have it

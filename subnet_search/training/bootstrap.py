@@ -75,8 +75,8 @@ class BootstrapStep:
 
     Source:
         Li et al., "Dynamic Slimmable Network", 2021, arXiv:2103.13258 (in-place ensemble bootstrapping), and
-        "DS-Net++", 2021, arXiv:2109.10060 (in-place bootstrapping, multi-view consistency). Unlike the authors' code, early updates
-        of the average count more, and dropout is left to the network.
+        "DS-Net++", 2021, arXiv:2109.10060 (in-place bootstrapping, multi-view consistency). Unlike the authors' code,
+        early updates of the average count more, and dropout is left to the network.
     """
 
     num_random: int = 2

@@ -38,6 +38,7 @@ def import_ray() -> Any:
 def import_tune() -> Any:
     """The module `ray.tune`, with `ray.tune.search` and `ray.tune.schedulers`; as `import_ray`."""
     import_ray()
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables cannot be silenced
     try:
         for part in ("schedulers", "search"):
             importlib.import_module(f"ray.tune.{part}")

@@ -124,6 +124,7 @@ def test_a_budget_below_the_fastest_is_served_by_it_and_told_once() -> None:
         (torch.zeros(()), r"\[\]"),
         ([1.0], "a list"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), r"torch\.uint8"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.float64), r"torch\.float64"),
     ],
 )
 def test_inputs_of_another_kind_are_refused_with_the_rule(x: object, came: str) -> None:

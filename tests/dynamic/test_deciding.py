@@ -103,13 +103,19 @@ def test_a_net_that_is_there_is_not_made_again_and_other_settings_replace_it(fol
 def test_the_command_refuses_what_cannot_be_and_says_the_way_out(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = str(folder)
+    run, place = str(folder), folder / "dynamic" / "dynamic.json"
+    before = place.read_bytes()
     assert run_command(["dynamic", run, "--method", "ds", "--share", "0.01"]) == 2
     assert "cannot be reached: the routes cost" in capsys.readouterr().err
     assert run_command(["dynamic", run, "--method", "ds", "--place", "linear"]) == 2
     assert "It can stand after" in capsys.readouterr().err
     assert run_command(["dynamic", run, "--method", "dss"]) == 2
     assert "method" in capsys.readouterr().err
+    assert run_command(["dynamic", run, "--method", "lc", "--share", "0.01"]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be reached: without any block it is" in told
+    assert "layers and channels" not in told  # the bar of a training that is never begun
+    assert place.read_bytes() == before  # the net that is there stays
 
 
 def test_settings_of_a_gate_are_checked_at_birth() -> None:

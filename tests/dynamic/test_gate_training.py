@@ -141,6 +141,7 @@ def test_a_resumed_training_of_gates_equals_an_unbroken_one(attention: bool, tmp
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
 
 
+@pytest.mark.slow
 def test_a_price_brings_the_mean_cost_to_its_target_and_the_net_then_runs_so() -> None:
     slimming = slimming_of(small_supernet())
     net, seen = slimming.net, gather(slimming.net, [(IMAGES, LABELS)])

@@ -180,6 +180,12 @@ def test_one_net_comes_to_many_mean_costs_and_says_which() -> None:
         threshold_for(look_at, high + 0.1)
 
 
+def test_a_look_at_a_threshold_leaves_the_net_its_own() -> None:
+    net = scattered(LayerChannelNet(small_supernet().eval()))
+    look(net, [(IMAGES, LABELS)], macs_model(net), 1.0)
+    assert net.threshold == 0.5
+
+
 def test_costs_in_time_are_a_line_over_the_channels_that_run() -> None:
     net = scattered(LayerChannelNet(small_supernet().eval()))
     cost = CostModel("latency_ms", 10.0, 2.0, ((1.0, 3.0), (2.0, 2.0)))

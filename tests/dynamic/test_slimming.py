@@ -23,7 +23,11 @@ MADE = {
 
 
 @pytest.fixture(
-    params=["one gate", "two gates", pytest.param("transformer", marks=pytest.mark.slow)], scope="module"
+    params=[
+        "one gate",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("two gates", "transformer")),
+    ],
+    scope="module",
 )
 def slimming(request: pytest.FixtureRequest) -> Slimming:
     return MADE[request.param]()
@@ -54,6 +58,7 @@ def test_each_way_costs_what_is_promised_as_an_independent_count_says(slimming: 
         assert count_macs(slimming.net, image) == slimming.net.macs[way]
 
 
+@pytest.mark.slow
 def test_every_route_is_the_supernet_with_its_own_statistics() -> None:
     supernet = small_supernet()
     slimming = slimming_of(supernet)
@@ -76,6 +81,7 @@ def test_a_gate_begins_without_weighing_and_its_attention_weighs_channels_of_eit
         assert (ratio[0] - ratio[1]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_price_moves_decisions_to_cheaper_routes() -> None:
     slimming = slimming_of(small_supernet())
     with torch.inference_mode():
@@ -84,6 +90,7 @@ def test_price_moves_decisions_to_cheaper_routes() -> None:
             assert set(slimming.net.run(IMAGES)[1].tolist()) == {wanted}
 
 
+@pytest.mark.slow
 def test_statistics_behind_an_attention_head_are_those_of_what_it_hands_on() -> None:
     slimming = slimming_of(small_supernet(), attention=True)
     net, gate = slimming.net, slimming.net.gate(())

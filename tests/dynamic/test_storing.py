@@ -14,6 +14,7 @@ from subnet_search.dynamic.building import Slimming
 from subnet_search.dynamic.onnx_parts import export_ways
 from subnet_search.dynamic.points import set_price
 from subnet_search.dynamic.storing import load_slimming, store_slimming
+from subnet_search.dynamic.storing_layers import load_layer_channel
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.record import create_run
 from subnet_search.settings import ModelSettings
@@ -36,7 +37,8 @@ def stored(folder: Path, kind: str) -> tuple[Slimming, Path]:
     return slimming, folder / "run" / "dynamic"
 
 
-@pytest.mark.parametrize("kind", ["small_net", pytest.param("tiny_vit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["small_net", "tiny_vit"])
 def test_a_net_read_back_gives_the_same_routes_and_answers(kind: str, tmp_path: Path) -> None:
     slimming, folder = stored(tmp_path, kind)
     for number, point in enumerate(POINTS):
@@ -67,6 +69,25 @@ def test_a_damaged_or_missing_file_is_refused_by_its_name(tmp_path: Path) -> Non
     (elsewhere / "dynamic.json").write_text(json.dumps(told), "utf-8")
     with pytest.raises(InvalidInput, match="describes no dynamic net"):
         load_slimming(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"method": "ds", "points": 3}', '{"method": ["ds"], "points": []}']
+)
+def test_a_description_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "dynamic.json").write_text(text, "utf-8")
+    for load in (load_slimming, load_layer_channel):
+        with pytest.raises(InvalidInput, match=r"dynamic\.json describes no dynamic net; make it again"):
+            load(tmp_path)
+
+
+def test_a_net_of_the_other_method_is_refused_with_the_function_that_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "dynamic.json").write_text('{"method": "lc", "points": []}', "utf-8")
+    with pytest.raises(InvalidInput, match='of method "lc", not "ds"; read it with load_layer_channel'):
+        load_slimming(tmp_path)
+    (tmp_path / "dynamic.json").write_text('{"method": "ds", "points": []}', "utf-8")
+    with pytest.raises(InvalidInput, match='of method "ds", not "lc"; read it with load_slimming'):
+        load_layer_channel(tmp_path)
 
 
 @pytest.mark.slow

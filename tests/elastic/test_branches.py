@@ -131,6 +131,7 @@ def test_a_copy_runs_its_own_weights() -> None:
         torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_of_several_levels_begin_anew_where_the_classes_change() -> None:
     net = resnet(sizes=[2, 2, 5, 5])
     answers = net(X)

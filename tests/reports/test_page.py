@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from reports import read_run, write_report
 from reports.account import facts, notes, summary
-from reports.chosen import columns, rebuild_command, reranking, subnet
+from reports.chosen import caption, columns, rebuild_command, reranking, subnet
 from reports.page import build_page
 from reports.series import pareto_view, path_view
 from reports.units import text
@@ -154,6 +154,14 @@ def test_a_latency_that_only_the_search_measured_has_its_spread(measured: Path) 
     latency, spread = subnet(replace(run, chosen=chosen, coverage={}), one, ".", {})["measured"][3]
     assert latency == text("latency_ms", one.searched["latency_ms"])
     assert spread.replace("\u00a0", " ") == "± 0.040 ms"
+
+
+def test_chosen_ones_that_are_equally_fast_as_far_as_anybody_can_tell_are_named(measured: Path) -> None:
+    run = read_run(measured)
+    assert "not told apart" not in caption(run)
+    first, second, *_ = (chosen.key for chosen in run.chosen)
+    told = caption(replace(run, ties=((second, first), ("gone", first))))
+    assert told.endswith("not told apart in latency: A and B.")
 
 
 def test_classes_a_time_plan_and_a_search_cut_short_are_told(measured_page: Page) -> None:

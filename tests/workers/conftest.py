@@ -12,7 +12,7 @@ import pytest
 NODE = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 80 * 2**20}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[Any]:
     """Two nodes of two CPUs each, to which this process is connected; more may be added."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install subnet-search[ray]")

@@ -15,6 +15,7 @@ from subnet_search.measure.runtimes.base import (
     check_agreement,
     fixed_arguments,
     quietly,
+    reason_of,
     rejected,
 )
 from subnet_search.measure.runtimes.command import COMMAND
@@ -78,8 +79,8 @@ def prepare(net: nn.Module, example: Example, profile: DeviceSettings, folder: P
     try:
         with quietly():
             prepared = RUNTIMES[profile.runtime].prepare(net, arguments, profile, folder)
-        if profile.runtime != "torch":
-            check_agreement(prepared, net, arguments, profile)
+            if profile.runtime != "torch":
+                check_agreement(prepared, net, arguments, profile)
     except SubnetSearchError:
         raise
     except Exception as error:  # converters raise nearly anything
@@ -91,8 +92,7 @@ def open_file(path: Path, profile: DeviceSettings) -> Prepared:
     """Makes a model file ready that was written elsewhere.
 
     Raises:
-        InvalidInput: the runtime is not installed, or does not read files of that kind.
-        SubnetSearchError: the runtime rejects the file.
+        InvalidInput: the runtime is not installed, or does not read files of that kind, or not this one.
     """
     check_runtime(profile)
     known = RUNTIMES[profile.runtime].open
@@ -109,4 +109,7 @@ def open_file(path: Path, profile: DeviceSettings) -> Prepared:
     except SubnetSearchError:
         raise
     except Exception as error:  # runtimes raise nearly anything
-        raise rejected(profile, error) from error
+        raise InvalidInput(
+            f'the runtime "{profile.runtime}" cannot load {path}: {reason_of(error)}; write the file anew, or give the '
+            "folder of an exported sub-net, RUN/subnets/KEY"
+        ) from error

@@ -176,7 +176,13 @@ def quietly() -> Iterator[None]:
 
 def rejected(profile: DeviceSettings, error: BaseException) -> SubnetSearchError:
     """The net does not run there; what is at the bottom of the error says why."""
+    return SubnetSearchError(f'the runtime "{profile.runtime}" does not run this net: {reason_of(error)}')
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what is at the bottom of an error, places in a runtime's source left out."""
     while error.__cause__ is not None:
         error = error.__cause__
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
-    return SubnetSearchError(f'the runtime "{profile.runtime}" does not run this net: {reason[:300]}')
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = [line.strip() for line in lines if line.strip() and not line.rstrip().endswith(":")]
+    return (told or lines)[0].removesuffix(".")[:300]
