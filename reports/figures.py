@@ -264,7 +264,13 @@ def draw_routes(view: RoutesView) -> Figure:
                 axes.bar(view.points, share.percent, bottom=below, color=colour, width=0.6, label=share.name)
                 below = [low + more for low, more in zip(below, share.percent, strict=True)]
             else:
-                axes.plot(view.points, share.percent, color=colour, marker=MARKERS[i % len(MARKERS)], label=share.name)
+                axes.plot(
+                    view.points,
+                    share.percent,
+                    color=colour,
+                    marker=MARKERS[i % len(MARKERS)],
+                    label=share.name,
+                )
         axes.set_xlabel("Mean MACs (% of the whole network's)")
         axes.set_ylabel("Images (%)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)

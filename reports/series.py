@@ -71,7 +71,12 @@ class ParetoView(NamedTuple):
         """Every point of the figure."""
         tuned = [point for c in self.chosen for point in (c.before, c.after) if point]
         mean = [Point(one.x, one.y, "") for one in self.averages]
-        return (*(p for s in self.series for p in s.points), *tuned, *([self.full] if self.full else ()), *mean)
+        return (
+            *(p for s in self.series for p in s.points),
+            *tuned,
+            *([self.full] if self.full else ()),
+            *mean,
+        )
 
 
 class Placed(NamedTuple):

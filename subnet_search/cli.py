@@ -53,10 +53,13 @@ Count = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        metavar="ADDRESS", help='Of a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT (default: this machine).'
+        metavar="ADDRESS",
+        help='Of a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT (default: this machine).',
     ),
 ]
-GpusEach = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker, such as 1 or 0.5.")]
+GpusEach = Annotated[
+    float, typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker, such as 1 or 0.5.")
+]
 
 
 def _say(message: str) -> None:
@@ -279,7 +282,9 @@ def dynamic(
     target: Target,
     out: Out = Path("runs"),
     method: Annotated[str | None, typer.Option(help='"ds" (gates) or "lc" (layers and channels).')] = None,
-    place: Annotated[list[str] | None, typer.Option(help="Module after which a gate stands; again for more.")] = None,
+    place: Annotated[
+        list[str] | None, typer.Option(help="Module after which a gate stands; again for more.")
+    ] = None,
     share: Annotated[list[float] | None, typer.Option(help="Mean cost to be met, again for more.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of the gates' training.")] = None,
 ) -> None:
@@ -311,7 +316,9 @@ def kit(
     results: Annotated[
         Path | None, typer.Option("--import", metavar="CSV", help="Learn from what a board measured.")
     ] = None,
-    number: Annotated[int | None, typer.Option(help="The kit of these results (default: the latest).")] = None,
+    number: Annotated[
+        int | None, typer.Option(help="The kit of these results (default: the latest).")
+    ] = None,
 ) -> None:
     """Write sub-nets and a runner for a board without this package; --import brings its times back.
 
@@ -360,7 +367,9 @@ def profile(
 @app.command()
 @guarded
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="NET_A", help="RUN/subnets/KEY, a run folder or a model file.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="NET_A", help="RUN/subnets/KEY, a run folder or a model file.")
+    ],
     second: Annotated[Path, typer.Argument(metavar="NET_B", help="The same.")],
     runtime: RuntimeOption = None,
     threads: Threads = None,
@@ -368,7 +377,8 @@ def compare(
     batch: BatchSize = None,
     command: Command = None,
     input_shape: Annotated[
-        str | None, typer.Option("--input", help="One example: channels x height x width (default: the run's).")
+        str | None,
+        typer.Option("--input", help="One example: channels x height x width (default: the run's)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -420,9 +430,7 @@ def _walk(
     from reports import write_report
     from subnet_search.timed import walk
 
-    _end(
-        walk(recipe, out, deadline, overwrite=overwrite, report=write_report, say=_say, workers=workers)
-    )
+    _end(walk(recipe, out, deadline, overwrite=overwrite, report=write_report, say=_say, workers=workers))
 
 
 def _deadline(minutes: float | None) -> Deadline | None:

@@ -18,6 +18,7 @@ ADDS = {
     "onnx": 'the export format "onnx", and latencies in ONNX Runtime',
     "openvino": "latencies in OpenVINO",
     "executorch": "latencies in ExecuTorch with XNNPACK",
+    "ray": "searches and trials on Ray workers and clusters",
     "timm": 'networks of timm by name, "timm:NAME"',
     "storage": "studies that several searches share on PostgreSQL or MySQL",
     "dev": "what tests and static checks need",

@@ -157,8 +157,8 @@ def advance(
     bench.workers, bench.trials = workers or Workers(), trials
     if trials and (keys := chosen_keys(run)) and all(is_tuned(run, key) for key in keys):
         raise InvalidInput(
-            f"the sub-nets of run {run.folder} are fine-tuned already, and trials of settings come before that; begin a "
-            "new run with --name, or search on without --trials"
+            f"the sub-nets of run {run.folder} are fine-tuned already, and trials of settings come before that; begin "
+            "a new run with --name, or search on without --trials"
         )
     bench.claims = None if storage is None else join_study(bench, storage)
     set_up_process(bench.recipe)

@@ -346,7 +346,9 @@ def smallest_nets(space: SearchSpace) -> list[SubnetConfig]:
     smallest, found = space.smallest(), [space.smallest()]
     for step in (8, 16):
         raised = {
-            knob.name: next((c for c in knob.choices if c % step == 0 and c >= smallest[knob.name]), knob.largest)
+            knob.name: next(
+                (c for c in knob.choices if c % step == 0 and c >= smallest[knob.name]), knob.largest
+            )
             for knob in space.knobs
             if knob.kind == "width"
         }

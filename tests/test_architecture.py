@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -82,8 +83,13 @@ def files_of(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imports_of(path: Path, *, lazy: bool = True) -> Iterator[str]:
+@functools.cache
+def imports_of(path: Path, *, lazy: bool = True) -> tuple[str, ...]:
     """Dotted names that a file imports, relative ones resolved; `lazy` counts those inside functions."""
+    return tuple(_imports(path, lazy))
+
+
+def _imports(path: Path, lazy: bool) -> Iterator[str]:
     package = list(path.relative_to(ROOT).parent.parts)
     tree = ast.parse(path.read_text("utf-8"))
     for node in ast.walk(tree) if lazy else tree.body:

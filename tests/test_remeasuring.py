@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from search_spaces import SubnetConfig, SubnetSearchError
+from subnet_search import remeasuring
 from subnet_search.choosing import choose_spread
 from subnet_search.measure import Latency
-from subnet_search.record import Evaluation, Objective, ParetoFront
+from subnet_search.record import Evaluation, Objective, ParetoFront, create_run
 from subnet_search.remeasuring import settled, tied
+from subnet_search.settings import DeviceSettings
 
 OBJECTIVES = (Objective("top1_percent", "max"), Objective("latency_ms", "min"))
 
@@ -53,6 +58,36 @@ def test_a_limit_that_nobody_meets_any_more_names_the_fastest() -> None:
         SubnetSearchError, match=r"latency_ms <= 5 when it is measured again; the fastest takes 5.3 ms"
     ):
         settled(front((90, 4.0), (91, 4.5)), best, look, 5.0)  # type: ignore[arg-type]
+
+
+def test_what_was_measured_again_is_kept_with_who_was_not_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = front((90, 1.0), (91, 1.01), (92, 2.0))
+    times = {0: 1.0, 1: 1.01, 2: 2.0}
+
+    def look(config: SubnetConfig) -> Latency:
+        ms = times[config["a"]]
+        return Latency(ms, ms - 0.05, ms + 0.05, 24)
+
+    monkeypatch.setattr(remeasuring, "SubnetLatency", lambda *args, **more: SimpleNamespace(of=look))
+    told = list[str]()
+    bench = SimpleNamespace(
+        times_nets=True,
+        run=create_run(tmp_path / "run", ""),
+        recipe=SimpleNamespace(device=DeviceSettings(), search=SimpleNamespace(seed=0, limits={})),
+        meter=SimpleNamespace(profile={"clock": "wall"}, reference=Latency(3.0, 3.0, 3.0, 30)),
+        supernet=None,
+        limits=lambda limits: limits,
+        say=told.append,
+    )
+    remeasuring.choose_measured(bench, members, list)  # type: ignore[arg-type]
+    keys = [member.config.key for member in members]
+    stored = bench.run.read_json("latency_again.json")
+    assert stored["subnets"].keys() == set(keys)
+    assert [set(tie) for tie in stored["ties"]] == [{keys[0], keys[1]}]
+    assert told == [f"  not told apart in time: {' and '.join(stored['ties'][0])}"]
+    assert remeasuring._stored(bench)[keys[2]].median_ms == 2.0  # type: ignore[arg-type]
 
 
 def test_ties_are_told() -> None:

@@ -33,6 +33,7 @@ from subnet_search.workers import RayPool, pool
 COMMAND = "python -m benchmarks.evidence.cluster_faults"
 RUNS = Path("runs/cluster_faults")
 NODE: dict[str, Any] = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 80 * 2**20}
+HAPPENS_AT = 10  # answers
 EVALUATIONS, WORKERS, TRIES, PATIENCE_S = 30, 4, 3, 120.0
 HEAD = f"""# Faults of a cluster
 
@@ -141,45 +142,52 @@ def in_trouble(trouble: str, timeout_s: float | None = None) -> Callable[[Any, P
 
 
 class Disturbed(RayPool):
-    """Lets something happen before the tenth answer."""
+    """Lets something happen before each answer; counts the workers that died."""
 
-    happens: Callable[[], None] | None = None
-    answered = 0
+    happens: Callable[[int], None] | None = None
+    answered = died = 0
 
     def next(self) -> Answer:
         self.answered += 1
-        if self.answered == 10 and self.happens:
-            self.happens()
+        if self.happens:
+            self.happens(self.answered)
         return super().next()
 
+    def _lost(self, slot: Any, error: Exception) -> None:
+        self.died += 1
+        super()._lost(slot, error)
 
-def disturbed(happens: Callable[[Any, Disturbed], None]) -> Callable[[Any, Path], None]:
+
+def disturbed(happens: Callable[[Any, Disturbed, int], None]) -> Callable[[Any, Path], None]:
     """A search in whose midst something happens to the cluster."""
 
     def fault(cluster: Any, folder: Path) -> None:
         with closing(Disturbed(factory(folder), Workers(WORKERS))) as workers:
             until(lambda: workers.look_once() == WORKERS)
-            workers.happens = lambda: happens(cluster, workers)
+            workers.happens = lambda answer: happens(cluster, workers, answer)
             with create_run(folder / "run", "") as run:
                 go(workers, run)
+            if not workers.died:
+                raise RuntimeError("no worker noticed what happened")
 
     return fault
 
 
-def kill_two(cluster: Any, workers: Disturbed) -> None:
-    for slot in workers._slots[:2]:
+def kill_two(cluster: Any, workers: Disturbed, answer: int) -> None:
+    for slot in workers._slots[:2] if answer == HAPPENS_AT else ():
         workers._ray.kill(slot.actor)
 
 
-def lose_a_node(cluster: Any, workers: Disturbed) -> None:
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    until(lambda: workers.look_once() < WORKERS)
+def lose_a_node(cluster: Any, workers: Disturbed, answer: int) -> None:
+    if answer == HAPPENS_AT:
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
 
-def lose_a_node_and_get_another(cluster: Any, workers: Disturbed) -> None:
-    lose_a_node(cluster, workers)
-    cluster.add_node(**NODE)
-    until(lambda: workers.look_once() == WORKERS)
+def lose_a_node_and_get_another(cluster: Any, workers: Disturbed, answer: int) -> None:
+    lose_a_node(cluster, workers, answer)
+    if answer == HAPPENS_AT + 6:
+        cluster.add_node(**NODE)
+        until(lambda: workers.look_once() == WORKERS)
 
 
 def driver_dies(cluster: Any, folder: Path) -> None:

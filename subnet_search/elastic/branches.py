@@ -181,9 +181,11 @@ def make_triangular(
         UntraceableModelError: fx cannot follow the model.
     """
     branch_space(branches)
-    if not isinstance(example, Tensor) or example.ndim < 2 or len(example) == 0:
+    if not isinstance(example, Tensor) or example.ndim not in (2, 4) or len(example) == 0:
         came = list(example.shape) if isinstance(example, Tensor) else f"a {type(example).__name__}"
-        raise InvalidInput(f"the example must be a batch such as [1, 3, 224, 224], got {came}; give one tensor")
+        raise InvalidInput(
+            f"the example must be a batch such as [1, 3, 224, 224], got {came}; give one tensor"
+        )
     own = copy.deepcopy(model)
     try:
         graph = _Tracer().trace(own)

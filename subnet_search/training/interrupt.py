@@ -21,7 +21,10 @@ class Interrupts:
         """Starts to hold back; does nothing outside the main thread, where no signal arrives."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not None:  # None: set by C code, cannot be put back
+                if signal.getsignal(number) not in (
+                    None,
+                    signal.SIG_IGN,
+                ):  # None: C code's, cannot be put back
                     self._before[number] = signal.signal(number, self._note)
 
     def release(self) -> None:

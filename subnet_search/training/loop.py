@@ -197,7 +197,8 @@ class Fitting:
     def _end_if_stopped(self, interrupts: Interrupts) -> None:
         if self._stops(interrupts):
             interrupts.deliver()
-            raise StoppedElsewhere("another rank was stopped, and with it the training")
+            if self.world.size > 1:
+                raise StoppedElsewhere("another rank was stopped, and with it the training")
 
     def _save(self, place: Place, since_s: float) -> float:
         now_s = time.monotonic()

@@ -87,9 +87,11 @@ def test_the_loss_is_a_weighted_sum() -> None:
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:
-    for limits in ({"deadline_ms": 0.0}, {"confidence": 1.0}):
+    for limits in ({"deadline_ms": 0.0}, {"confidence": 1.0}, {"deadline_ms": "5"}, {"confidence": "x"}):
         with pytest.raises(InvalidInput, match=r"above 0|below 1"):
-            run(**limits)
+            run(**limits)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"Linear does not answer in steps: .* FixedSteps"):
+        predict_anytime(torch.nn.Linear(1, 1), torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="has no step"):
         predict_anytime(FixedSteps([]), torch.zeros(1))
     with pytest.raises(InvalidInput, match="repeats=0"):

@@ -65,3 +65,9 @@ def test_trees_that_do_not_fit_the_classes_are_refused(tree: object, problem: st
 def test_more_levels_than_subnets_are_refused() -> None:
     with pytest.raises(InvalidInput, match="3 levels need as many sub-nets at least, got 2"):
         label_tree(CLASSES, TREE).spread(2)
+
+
+def test_a_level_that_the_tree_does_not_have_is_refused() -> None:
+    tree = label_tree(CLASSES, list(CLASSES))
+    with pytest.raises(InvalidInput, match="levels 0 to 0, got 1"):
+        taxonomy_loss([torch.zeros(1, len(CLASSES))], torch.zeros(1, dtype=torch.long), tree, [1])

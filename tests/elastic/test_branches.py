@@ -169,8 +169,17 @@ def test_what_cannot_be_sliced_is_refused_with_the_rule() -> None:
         make_triangular(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), x, 4)
     with pytest.raises(InvalidInput, match="at least 2, got 1"):
         make_triangular(SmallResNet((1,), 8), x, 1)
+    with pytest.raises(InvalidInput, match=r"must be a batch such as .*, got \[3, 8, 8\]"):
+        make_triangular(SmallResNet((1,), 8), X[0], 4)
+
+
+def test_rows_need_evaluation_mode_and_the_channels_of_the_example() -> None:
+    net = resnet()
+    for wrong in (X[:, :1], X[0]):  # rows of a weight fit fewer channels, too
+        with pytest.raises(InvalidInput, match=r"must be a batch \[B, 3, 8, 8\], got"):
+            next(net.rows(wrong))
     with pytest.raises(InvalidInput, match=r"call eval\(\) first"):
-        next(resnet().train().rows(X))
+        next(net.train().rows(X))
 
 
 @pytest.mark.slow

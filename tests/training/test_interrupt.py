@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from subnet_search.data import Batch, Splits
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.record import create_run, open_run
 from subnet_search.settings import TrainSettings
@@ -110,6 +112,39 @@ def test_handlers_of_the_program_come_back_and_are_called() -> None:
         assert seen == [signal.SIGTERM, signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_the_program_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.pending is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class SignallingBatches(list[Batch]):
+    """Sends SIGTERM whenever a batch is drawn."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+
+def test_training_goes_on_when_the_handler_of_the_program_returns() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    splits = small_splits()
+    splits = Splits(SignallingBatches(splits.train), splits.search_val, splits.test)
+    try:
+        result = train(small_supernet(), splits, settings=SETTINGS.model_copy(update={"epochs": 2}))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.epochs == 2
+    assert signal.SIGTERM in seen
 
 
 def test_another_thread_can_train_too() -> None:

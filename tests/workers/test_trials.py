@@ -94,7 +94,9 @@ def test_settings_are_tried_and_used_where_they_are_better(
         told = run.read_json(TRIED)
         metrics = run.read_json(f"subnets/{told['config']}/metrics.json")
         settings = finetune_settings(bench_of(str(run.folder)))
-        with pytest.raises(InvalidInput, match="are fine-tuned already, and trials of settings come before that"):
+        with pytest.raises(
+            InvalidInput, match="are fine-tuned already, and trials of settings come before that"
+        ):
             advance(run, "finetune", trials=3)
     assert len(told["trials"]) == 3
     assert {trial["problem"] for trial in (*told["trials"], told["recipe"])} == {""}

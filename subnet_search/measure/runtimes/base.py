@@ -50,10 +50,14 @@ class Prepared:
 
     @property
     def file_bytes(self) -> int | None:
-        """The size of what the runtime read, weights beside the file included; None without a file."""
+        """The size of what the runtime read; None without a file.
+
+        With it the weights in a file of their own: NAME.onnx.data of NAME.onnx, NAME.bin of NAME.xml.
+        """
         if self.file is None:
             return None
-        return sum(part.stat().st_size for part in self.file.parent.glob(f"{self.file.stem}.*"))
+        weights = self.file.with_suffix(".bin" if self.file.suffix == ".xml" else f"{self.file.suffix}.data")
+        return sum(part.stat().st_size for part in (self.file, weights) if part.exists())
 
 
 Prepare = Callable[[nn.Module, Arguments, DeviceSettings, Path], Prepared]

@@ -129,6 +129,15 @@ def test_an_operator_that_the_converter_does_not_know_is_the_reason() -> None:
         LatencyMeter(Sorts().eval(), EXAMPLE, profile_of("onnxruntime"))
 
 
+@pytest.mark.parametrize(("name", "size"), [("a.onnx", 1 + 10), ("a.xml", 100 + 1000), ("a.pte", 10000)])
+def test_the_size_is_that_of_the_file_and_its_own_weights(name: str, size: int, tmp_path: Path) -> None:
+    for place, beside in enumerate(("a.onnx", "a.onnx.data", "a.xml", "a.bin", "a.pte", "a.txt")):
+        (tmp_path / beside).write_bytes(bytes(10**place))
+    turn = in_this_process(lambda: None)
+    assert Prepared(turn, file=tmp_path / name).file_bytes == size
+    assert Prepared(turn).file_bytes is None
+
+
 def test_a_runtime_that_answers_differently_is_refused() -> None:
     net, profile = small_net().eval(), profile_of("openvino")
     arguments = fixed_arguments(net, EXAMPLE, profile)
