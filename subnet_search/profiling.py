@@ -44,11 +44,11 @@ class LatencyLog:
         return {"profile": of_it[-1]["profile"], "reference": of_it[-1]["latency"]} if of_it else None
 
     def known(self, timing: Mapping[str, Any]) -> dict[str, Measured]:
-        """By key what was measured in the milliseconds of this reference."""
+        """By key what was measured in the milliseconds of this reference; who failed is tried again."""
         return {
             line["key"]: _measured(line)
             for line in self._lines
-            if line["kind"] == "subnet" and line["timing"] == timing
+            if line["kind"] == "subnet" and line["timing"] == timing and line["latency"] is not None
         }
 
     def add(self, kind: str, **fields: Any) -> None:

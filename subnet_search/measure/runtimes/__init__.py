@@ -15,6 +15,7 @@ from subnet_search.measure.runtimes.base import (
     check_agreement,
     fixed_arguments,
     quietly,
+    raise_stop,
     reason_of,
     rejected,
 )
@@ -84,6 +85,7 @@ def prepare(net: nn.Module, example: Example, profile: DeviceSettings, folder: P
     except SubnetSearchError:
         raise
     except Exception as error:  # converters raise nearly anything
+        raise_stop(error)
         raise rejected(profile, error) from error
     return prepared
 
@@ -109,6 +111,7 @@ def open_file(path: Path, profile: DeviceSettings) -> Prepared:
     except SubnetSearchError:
         raise
     except Exception as error:  # runtimes raise nearly anything
+        raise_stop(error)
         raise InvalidInput(
             f'the runtime "{profile.runtime}" cannot load {path}: {reason_of(error)}; write the file anew, or give the '
             "folder of an exported sub-net, RUN/subnets/KEY"

@@ -183,6 +183,20 @@ def rejected(profile: DeviceSettings, error: BaseException) -> SubnetSearchError
     return SubnetSearchError(f'the runtime "{profile.runtime}" does not run this net: {reason_of(error)}')
 
 
+def raise_stop(error: BaseException) -> None:
+    """Raises the Ctrl-C that an error hides: converters that it stops fail while they clean up.
+
+    That would pass for a net that the runtime rejects, and be kept as such.
+    """
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, KeyboardInterrupt):
+            raise one
+        if one is not None:
+            left += [one.__cause__, one.__context__]
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of what is at the bottom of an error, places in a runtime's source left out."""
     while error.__cause__ is not None:

@@ -119,6 +119,24 @@ def test_what_a_runtime_rejects_is_reported_for_that_net_alone(monkeypatch: pyte
     assert all(one.latency is not None and one.latency.median_ms > 0 for one in found[1:])
 
 
+def test_ctrl_c_in_a_converter_is_no_rejection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(*anything: object) -> Prepared:
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise AssertionError("a stack that is empty")  # while it cleans up
+        except AssertionError as error:
+            raise RuntimeError("conversion failed") from error
+
+    changed = RUNTIMES["torch"].__class__(stopped, lambda: "torch", {".onnx": stopped})
+    monkeypatch.setitem(RUNTIMES, "torch", changed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(small_net().eval(), EXAMPLE, profile_of("torch"), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        open_file(tmp_path / "net.onnx", profile_of("torch"))
+
+
 @pytest.mark.slow
 def test_an_operator_that_the_converter_does_not_know_is_the_reason() -> None:
     if RUNTIMES["onnxruntime"].missing:
