@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from reports import write_report
-from subnet_search import cli, estimating, stages, timed
+from subnet_search import cli, estimating, timed, tuning
 from subnet_search.cli import run_command
 from subnet_search.data import load_splits
 from subnet_search.deadline import Deadline
@@ -294,13 +294,13 @@ def test_time_that_ends_in_fine_tuning_leaves_a_front_and_exit_code_0(
     rehearsed(monkeypatch, {**RATES, "finetune": Rate(0.0, 1e-4)})
     deadlines: list[Deadline] = []
     monkeypatch.setattr(cli, "_deadline", lambda minutes: deadlines.append(Deadline(minutes)) or deadlines[0])
-    tune = stages.finetune
+    tune = tuning.finetune
 
     def ends_soon(*given: Any, **named: Any) -> Any:
         threading.Timer(0.5, deadlines[0]._fire).start()
         return tune(*given, **named)
 
-    monkeypatch.setattr(stages, "finetune", ends_soon)
+    monkeypatch.setattr(tuning, "finetune", ends_soon)
     text = RECIPE.replace("[finetune]\nepochs = 4", "[finetune]\nepochs = 4000")
     assert run_command(["run", write_recipe(tmp_path, text), "--out", str(tmp_path), "--minutes", "9"]) == 0
     folder, told = tmp_path / "small", capsys.readouterr().err
