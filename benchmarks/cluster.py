@@ -33,7 +33,7 @@ HEAD = f"""# Search on many workers
 
 Made by `{COMMAND}` (resumable). {WORKERS} Ray workers on one machine of two cores that others use too; evaluations only
 wait, so that what is measured is the search's own time. The start of Ray and of the workers (each imports the package)
-stands apart.
+and their end stand apart.
 """
 
 
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def waiting(wait_s: float) -> Callable[[], Any]:
-    """200 evaluations that wait: seconds of the search once the workers are there, of each round."""
+    """200 evaluations that wait: seconds of the search while the workers are there, of each round."""
 
     def measure() -> Any:
-        rounds, starts = [], []
+        rounds, starts, ends = [], [], []
         for _ in range(ROUNDS):
             begun_s = time.perf_counter()
-            pool = RayPool(
+            pool = TimedPool(
                 EvaluatorFactory("benchmarks.cluster_toys:make_waiting", {"wait_s": wait_s}), Workers(WORKERS)
             )
             while pool.alive < WORKERS:
@@ -68,11 +68,23 @@ def waiting(wait_s: float) -> Callable[[], Any]:
             with tempfile.TemporaryDirectory() as folder, create_run(Path(folder, "run"), "") as run:
                 budget = Budget(evaluations=EVALUATIONS)
                 search(SPACE, pool, "nsga2", budget=budget, costs=COSTS, run=run, progress=False)
-            rounds.append(time.perf_counter() - ready_s)
+            rounds.append(time.perf_counter() - ready_s - pool.end_s)
             starts.append(ready_s - begun_s)
-        return {"wait_s": wait_s, "seconds": rounds, "start_s": starts}
+            ends.append(pool.end_s)
+        return {"wait_s": wait_s, "seconds": rounds, "start_s": starts, "end_s": ends}
 
     return measure
+
+
+class TimedPool(RayPool):
+    """Says how long it took to end the workers, and Ray."""
+
+    end_s = 0.0
+
+    def close(self) -> None:
+        begun_s = time.perf_counter()
+        super().close()
+        self.end_s += time.perf_counter() - begun_s
 
 
 class Immediate:
@@ -228,7 +240,8 @@ def _waiting_lines(parts: dict[str, Any]) -> list[str]:
             f"- {EVALUATIONS} evaluations that wait {found['wait_s']:g} s, {WORKERS} workers: {median_s:.2f} s, median "
             f"of {ROUNDS} (from {min(found['seconds']):.2f} to {max(found['seconds']):.2f}); at least {least_s:g} s "
             f"are needed: {median_s / least_s:.3f} x that. Beside each evaluation {each_ms:.1f} ms go by, and "
-            f"{beside_ms:.1f} ms of a worker's time. The start took {np.median(found['start_s']):.1f} s besides."
+            f"{beside_ms:.1f} ms of a worker's time. The start took {np.median(found['start_s']):.1f} s besides, the end "
+            f"{np.median(found['end_s']):.1f} s."
         )
     return lines
 

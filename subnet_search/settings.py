@@ -204,8 +204,8 @@ class DataSettings(Settings):
 class ElasticSettings(Settings):
     """What conversion makes elastic.
 
-    Width choices of a group run from `min_share` of its units upwards in multiples of `step` channels
-    (`groups_per_layer`: at most so many choices, evenly spread). `include` and `exclude` are glob patterns on
+    Width choices of a group run from `min_share` of its units upwards in multiples of `step` channels, by default 8,
+    and 4 in layers narrower than 32 (`groups_per_layer`: at most so many choices, evenly spread). `include` and `exclude` are glob patterns on
     module paths, `tie` lists tuples of patterns whose groups share one knob. `form` says what runs: the model's
     "own classes", or the "graph" of its operations (transformers need it); by default whichever can shrink more.
     `steps` and `min_shares` say otherwise for the groups that a pattern names ({"layer4.*": 64}); the last one holds.
@@ -214,7 +214,7 @@ class ElasticSettings(Settings):
     """
 
     min_share: Share = 0.1
-    step: Count = 8
+    step: Count | None = None
     groups_per_layer: Count | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -35,8 +35,7 @@ def look(name: str, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `status` "converted", "refused" (by a message meant for the user) or "failed"; `resolution` a smaller size that
-        was tried, `pixels` high, and why it is not possible, if so; `finer` what a smaller step gives, where the
-        default leaves much of the network whole; `wrong` lists every check that does not hold.
+        was tried, `pixels` high, and why it is not possible, if so; `wrong` lists every check that does not hold.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -57,15 +56,7 @@ def look(name: str, seed: int = 0) -> dict[str, Any]:
         return {**found, "status": "refused", "reason": str(error), "wrong": []}
     found |= {"cpu_s": time.process_time() - begin_cpu_s, "wall_s": time.perf_counter() - begin_s}
     found |= {"status": "converted", **_described(supernet), "wrong": _wrong(supernet, found, seed)}
-    if found["reachable_macs_share"] < 0.95 or found["smallest_macs_share"] > 0.15:
-        found["finer"] = _finer(model, example)
     return found | _smaller(model, example, supernet.coverage, found["wrong"], seed)
-
-
-def _finer(model: nn.Module, example: Tensor) -> dict[str, Any]:
-    """What steps of four channels would give: in a narrow network, steps of eight leave layers whole."""
-    described = _described(make_elastic(model, example, ElasticSettings(step=4)))
-    return {"step": 4, **{key: described[key] for key in ("reachable_macs_share", "smallest_macs_share")}}
 
 
 def lower_px(height: int) -> int:

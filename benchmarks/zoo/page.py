@@ -23,10 +23,7 @@ equal to the model bit by bit at full width; then the smallest sub-net and a ran
 - **Form**: what runs and what sub-nets are cut from, the model's own classes or the graph of its operations.
 - **Free**: the kinds of width groups, whether blocks can be skipped, and whether sub-nets may take smaller images
   (about six sevenths as high are tried, in a conversion of its own).
-- Widths are multiples of 8 channels by default: a layer of up to 8 stays whole, and one of 16 keeps at least half.
-  Narrow networks therefore miss aims with the default step. Those of which less than 95 % can be reached, or whose
-  smallest sub-net has more than 15 %, are converted once more with steps of 4 (`ElasticSettings(step=4)`, or `step = 4`
-  in [elastic] of a recipe), and the table of aims says what that gives beside what the default gives.
+- Widths are multiples of 8 channels by default, and of 4 in layers narrower than 32.
 - **Reachable**: the share of multiply-adds in operations that some knob changes. **Smallest**: the smallest sub-net's
   share of multiply-adds and of parameters.
 - **Sub-nets**: the exact number of different ones, as a power of ten.
@@ -71,12 +68,7 @@ def is_big(found: Found) -> bool:
 
 
 def _percent(key: str) -> Callable[[Found], str]:
-    def told(found: Found) -> str:
-        finer = found.get("finer")
-        note = f"; with steps of {finer['step']} channels {100 * finer[key]:.1f} %" if finer else ""
-        return f"{100 * found[key]:.1f} %{note}"
-
-    return told
+    return lambda found: f"{100 * found[key]:.1f} %"
 
 
 def _seconds(found: Found) -> str:

@@ -16,6 +16,7 @@ from subnet_search.elastic.operations.label_flow import LabelFlow
 from subnet_search.settings import ElasticSettings
 
 T = TypeVar("T")
+USUAL_STEP, NARROW_STEP, NARROW = 8, 4, 32  # channels; layers narrower than the last take the smaller step
 
 
 class EmptySpaceError(InvalidInput):
@@ -42,7 +43,7 @@ def width_choices(
         smallest = min_share * units
         chosen = {c for c in chosen if c >= smallest} | {units}
     else:
-        step = max(1, round(settings.step / unit_channels))
+        step = max(1, round(_step(settings, units * unit_channels) / unit_channels))
         first = max(step, -(-int(np.ceil(min_share * units)) // step) * step)
         chosen = {*range(first, units, step), units}
     return tuple(c * unit_channels for c in sorted(chosen))
@@ -51,7 +52,8 @@ def width_choices(
 def why_whole(units: int, unit_channels: int, settings: ElasticSettings, writers: Sequence[str] = ()) -> str:
     """Why `width_choices` of the same arguments offers one width alone, and which smaller step would offer more."""
     reason = f"no smaller width: {units} unit(s) of {unit_channels} channel(s)"
-    step = _last_matching(settings.steps, writers) or (1 if settings.groups_per_layer else settings.step)
+    usual = 1 if settings.groups_per_layer else _step(settings, units * unit_channels)
+    step = _last_matching(settings.steps, writers) or usual
     finer = settings.model_copy(update={"steps": {}, "groups_per_layer": None})
     while settings.width and step > 1:
         step //= 2
@@ -59,6 +61,11 @@ def why_whole(units: int, unit_channels: int, settings: ElasticSettings, writers
         if len(widths) > 1:
             return f"{reason}; a step of {step} would offer {', '.join(map(str, widths[:-1]))}"
     return reason
+
+
+def _step(settings: ElasticSettings, channels: int) -> int:
+    """The step for a layer of so many channels, where no pattern says otherwise."""
+    return settings.step or (NARROW_STEP if channels < NARROW else USUAL_STEP)
 
 
 def _last_matching(told: Mapping[str, T], writers: Sequence[str]) -> T | None:

@@ -43,8 +43,8 @@ class SearchResult:
         front: the evaluations that meet all limits and that no other one beats.
         evaluations: every sub-net this search looked at, in order, each once; failed and stopped ones too.
         nearest: when no evaluation meets the limits on measured objectives: the best value found for each.
-        ended: what ended it: a bound of the budget, or "exhausted" when every feasible sub-net was seen, or the
-            searcher's path has come to its end.
+        ended: what ended it: a bound of the budget, or "exhausted" when every feasible sub-net was seen, the
+            searcher's path has come to its end, or a searcher of your own proposes nothing new any more.
     """
 
     front: ParetoFront

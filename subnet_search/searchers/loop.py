@@ -21,6 +21,9 @@ from .searcher import Searcher
 from .shown import Shown
 
 CONTROLS = ("uniform", "random")
+MOST_REPEATS = (
+    1000  # proposals in a row that bring nothing new, after which a searcher is taken to have no more
+)
 
 
 @dataclass(order=True)
@@ -88,10 +91,11 @@ class Loop:
     ) -> None:
         """Has evaluated what `searcher` proposes until `most` new sub-nets, that share of the time, or its end.
 
-        The last of them may still be under way afterwards.
+        A searcher that repeats itself `MOST_REPEATS` times in a row, with all answers told, has come to its end. The
+        last sub-nets may still be under way afterwards.
         """
         goal = None if most is None else self._begun + most
-        turn = 0
+        turn = repeats = 0
         while True:
             self._hear(self._claims.news())
             if name not in CONTROLS:
@@ -101,6 +105,12 @@ class Loop:
                 return
             if self._live >= self._pool.count and not self._recorder.asks_ahead(name, turn):
                 self._wait()
+                continue
+            if repeats >= MOST_REPEATS:
+                if not (self._flights or self._elsewhere):
+                    return
+                self._wait()  # an answer may lead further
+                repeats = 0
                 continue
             try:
                 config = self._ask(searcher, self._recorder.asked(name, turn))
@@ -113,8 +123,9 @@ class Loop:
                     raise
                 self._wait()  # it cannot go on without an answer
             else:
+                begun = self._begun
                 self._begin(config, name, turn, searcher)
-                turn += 1
+                turn, repeats = turn + 1, repeats + 1 if self._begun == begun else 0
 
     def drain(self) -> None:
         """Waits for everything that is under way."""

@@ -255,8 +255,13 @@ def test_width_or_depth_alone() -> None:
     ("units", "per_unit", "settings", "expected"),
     [
         (64, 1, {}, (8, 16, 24, 32, 40, 48, 56, 64)),
-        (20, 1, {}, (8, 16, 20)),
-        (8, 1, {}, (8,)),
+        (32, 1, {}, (8, 16, 24, 32)),
+        (28, 1, {}, (4, 8, 12, 16, 20, 24, 28)),
+        (20, 1, {"step": 8}, (8, 16, 20)),
+        (8, 1, {}, (4, 8)),
+        (8, 1, {"step": 8}, (8,)),
+        (8, 1, {"steps": {"": 8}}, (4, 8)),
+        (4, 1, {}, (4,)),
         (64, 1, {"min_share": 0.5}, (32, 40, 48, 56, 64)),
         (32, 4, {}, tuple(range(16, 129, 8))),
         (4, 16, {"step": 8}, (16, 32, 48, 64)),
@@ -275,7 +280,8 @@ def test_width_choices(
 @pytest.mark.parametrize(
     ("units", "per_unit", "settings", "hint"),
     [
-        (6, 1, {}, "; a step of 4 would offer 4"),
+        (6, 1, {"step": 8}, "; a step of 4 would offer 4"),
+        (4, 1, {}, "; a step of 2 would offer 2"),
         (8, 2, {"step": 32}, "; a step of 8 would offer 8"),
         (3, 1, {}, "; a step of 2 would offer 2"),
         (12, 1, {"min_share": 0.7, "step": 16}, "; a step of 2 would offer 10"),
@@ -327,7 +333,7 @@ def test_sub_classes_that_compute_as_torchs_own_are_as_elastic_and_keep_their_cl
     assert set(supernet.batch_norms) == {"1"}
     small = extract(supernet, supernet.space.smallest())
     assert [type(m) for m in small.modules()] == [type(m) for m in net.modules()]
-    assert small[0].weight.shape[0] == 8
+    assert small[0].weight.shape[0] == 4
 
 
 def test_a_batch_norm_whose_statistics_cannot_be_set_is_refused() -> None:
@@ -344,7 +350,7 @@ def test_the_graph_sets_the_statistics_of_a_batch_norm_with_a_forward_of_its_own
     assert set(supernet.batch_norms) == {"1"}
     config = supernet.space.smallest()
     statistics = recalibrate(supernet, config, [X, 2 * X])
-    assert statistics.values["1.running_mean"].shape == (8,)
+    assert statistics.values["1.running_mean"].shape == (4,)
     net = extract(supernet, config, X, statistics)
     with supernet.eval().subnet(config, statistics):
         torch.testing.assert_close(net.eval()(X), supernet(X))
@@ -373,7 +379,7 @@ def test_the_graph_slices_a_pruning_mask_with_its_weight() -> None:
     assert set(supernet.groups) == {"0", "1", "2"}
     small = extract(supernet, supernet.space.smallest())
     shapes = {name: tuple(t.shape[:2]) for name, t in small.state_dict().items()}
-    assert shapes["1.weight_orig"] == shapes["1.weight_mask"] == (8, 8)
+    assert shapes["1.weight_orig"] == shapes["1.weight_mask"] == (4, 4)
 
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:

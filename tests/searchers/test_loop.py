@@ -144,6 +144,24 @@ def test_a_searcher_that_needs_an_answer_first_is_given_one() -> None:
     assert set(walked) <= {e.config for e in result.evaluations} & {e.config for e in alone.evaluations}
 
 
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_searcher_that_repeats_itself_for_ever_ends_the_search(count: int) -> None:
+    class Stubborn:
+        told = 0
+
+        def ask(self) -> SubnetConfig:
+            return SPACE.smallest() if self.told else SPACE.largest()
+
+        def tell(self, evaluation: Evaluation) -> None:
+            self.told += 1
+
+    result = search(
+        SPACE, Juggler(count), Stubborn(), budget=Budget(evaluations=40), costs=COSTS, progress=False
+    )
+    assert result.ended == "exhausted"
+    assert {SPACE.smallest(), SPACE.largest()} <= {e.config for e in result.evaluations}
+
+
 def test_a_space_that_is_smaller_than_the_budget_ends_the_search() -> None:
     result = go(Juggler(8), "nsga2", evaluations=1000, limits={"macs": 14})
     rows = SPACE.encode([e.config for e in result.evaluations])
