@@ -240,8 +240,8 @@ def _waiting_lines(parts: dict[str, Any]) -> list[str]:
             f"- {EVALUATIONS} evaluations that wait {found['wait_s']:g} s, {WORKERS} workers: {median_s:.2f} s, median "
             f"of {ROUNDS} (from {min(found['seconds']):.2f} to {max(found['seconds']):.2f}); at least {least_s:g} s "
             f"are needed: {median_s / least_s:.3f} x that. Beside each evaluation {each_ms:.1f} ms go by, and "
-            f"{beside_ms:.1f} ms of a worker's time. The start took {np.median(found['start_s']):.1f} s besides, the end "
-            f"{np.median(found['end_s']):.1f} s."
+            f"{beside_ms:.1f} ms of a worker's time. The start took {np.median(found['start_s']):.1f} s besides, the "
+            f"end {np.median(found['end_s']):.1f} s."
         )
     return lines
 

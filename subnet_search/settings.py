@@ -205,12 +205,12 @@ class ElasticSettings(Settings):
     """What conversion makes elastic.
 
     Width choices of a group run from `min_share` of its units upwards in multiples of `step` channels, by default 8,
-    and 4 in layers narrower than 32 (`groups_per_layer`: at most so many choices, evenly spread). `include` and `exclude` are glob patterns on
-    module paths, `tie` lists tuples of patterns whose groups share one knob. `form` says what runs: the model's
-    "own classes", or the "graph" of its operations (transformers need it); by default whichever can shrink more.
-    `steps` and `min_shares` say otherwise for the groups that a pattern names ({"layer4.*": 64}); the last one holds.
-    "Only depth" is width=False. `resolution` lists heights of images in pixels; sub-nets then take images of one of
-    these sizes or of the example's, where the network allows it.
+    and 4 in layers narrower than 32 (`groups_per_layer`: at most so many choices, evenly spread). `include` and
+    `exclude` are glob patterns on module paths, `tie` lists tuples of patterns whose groups share one knob. `form` says
+    what runs: the model's "own classes", or the "graph" of its operations (transformers need it); by default whichever
+    can shrink more. `steps` and `min_shares` say otherwise for the groups that a pattern names ({"layer4.*": 64}); the
+    last one holds. "Only depth" is width=False. `resolution` lists heights of images in pixels; sub-nets then take
+    images of one of these sizes or of the example's, where the network allows it.
     """
 
     min_share: Share = 0.1

@@ -21,9 +21,7 @@ from .searcher import Searcher
 from .shown import Shown
 
 CONTROLS = ("uniform", "random")
-MOST_REPEATS = (
-    1000  # proposals in a row that bring nothing new, after which a searcher is taken to have no more
-)
+MOST_REPEATS = 1000  # in a row: a searcher with nothing new for so long is taken to have no more
 
 
 @dataclass(order=True)
