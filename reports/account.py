@@ -78,6 +78,11 @@ def notes(run: RunView) -> list[str]:
     if less:
         parts = (f"{row['stage']} {row['amount']:,} of {row['asked']:,} {row['unit']}" for row in less)
         told.append(f"Time was limited, so less was done than the recipe asks for: {', '.join(parts)}.")
+    told += [
+        f"{name} of {chosen.label} was not measured after fine-tuning: {reason}."
+        for chosen in run.chosen
+        for name, reason in chosen.failed.items()
+    ]
     failed = [chosen.label for chosen in run.chosen if chosen.proof and not chosen.proof.get("passed")]
     if failed:
         told.append(f"The proof of {', '.join(failed)} failed: do not use these files.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from reports import account, chosen, per_input, sections
+from reports import account, aligned, chosen, per_input, sections, structured
 from reports.reading import read_run
 from reports.view import RunView
 from subnet_search.record.atomic import telling_what_failed, write_whole
@@ -52,6 +52,8 @@ def build_page(run: RunView, folder: str = ".") -> tuple[str, dict[str, bytes]]:
         measured=[column.heading for column in chosen.columns(run)],
         chosen=[chosen.subnet(run, subnet, folder, figures) for subnet in run.chosen],
         dynamic=per_input.section(run, figures),
+        structured=structured.section(run),
+        aligned=aligned.section(run),
         chosen_caption=chosen.caption(run),
         uniform_heading=chosen.uniform_heading(run),
         reranking=chosen.reranking(run, figures),

@@ -80,6 +80,7 @@ def read_run(folder: str | Path) -> RunView:
             ties=tuple(map(tuple, _json(run, AGAIN).get("ties", ()))),
             dynamic=_json(run, "dynamic/dynamic.json"),
             examples=_examples(run),
+            aligned=_json(run, "aligned.json"),
             damaged=tuple(name for one in chosen for name, _ in one.files if not _is_sound(run, name)),
             events=tuple(run.events()),
         )
@@ -218,6 +219,7 @@ def _subnet(run: Run, place: str, space: SearchSpace | None, costs: CostTable | 
         test=metrics.get("test", {}),
         seeds=tuple(metrics.get("seeds", ())),
         proof=proof,
+        failed=metrics.get("failed", {}),
         files=tuple((name, run.path(name).stat().st_size) for name in files),
     )
 

@@ -42,6 +42,9 @@ class Chosen:
     proof: Mapping[str, Any]
     files: tuple[tuple[str, int], ...]  # name within the run folder, bytes
     searched: Mapping[str, float] = field(default_factory=dict)  # what the search measured
+    failed: Mapping[str, str] = field(
+        default_factory=dict
+    )  # why a value is missing after fine-tuning, by its name
     spread: Mapping[str, float] = field(default_factory=dict)
 
     def inherited(self) -> dict[str, float]:
@@ -94,6 +97,9 @@ class RunView:
     examples: Mapping[str, Any] = field(
         default_factory=dict
     )  # uint8 [n, H, W, C] by "easiest_<route>" and so on
+    aligned: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # members of the front with widths in channel steps
     damaged: tuple[str, ...] = ()  # files of chosen sub-nets that are no longer what was written
     events: tuple[Mapping[str, Any], ...] = ()
 

@@ -146,7 +146,7 @@ class SearchSpace:
         return SubnetConfig({knob.name: knob.largest for knob in self.knobs})
 
     def uniform(self, share: float) -> SubnetConfig:
-        """The config with every width nearest to `share` (0 < share <= 1) of its largest, ties upward.
+        """The config with every width nearest to `share` (0 < share <= 1) of its largest, ties upward; branches alike.
 
         All blocks are kept; knobs that are no widths stay at their largest.
         """
@@ -154,7 +154,7 @@ class SearchSpace:
             raise InvalidInput(f"the share of a uniform config must be above 0 and at most 1, got {share!r}")
         values = {knob.name: knob.largest for knob in self.knobs}
         for knob in self.knobs:
-            if knob.kind == "width":
+            if knob.kind in ("width", "branch"):
                 # rounded, since 0.29 * 50 is meant to lie halfway between 14 and 15
                 gaps = {choice: round(abs(choice - share * knob.largest), 9) for choice in knob.choices}
                 values[knob.name] = min(knob.choices, key=lambda choice: (gaps[choice], -choice))

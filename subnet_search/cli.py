@@ -344,6 +344,9 @@ def profile(
     steps: Annotated[
         bool, typer.Option("--steps", help="Find the channel steps of each type of layer instead.")
     ] = False,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Compare the front with widths rounded to these steps instead.")
+    ] = False,
     runtime: RuntimeOption = None,
     threads: Threads = None,
     precision: Precision = None,
@@ -361,7 +364,7 @@ def profile(
 
     given = _on_target(runtime, threads, precision, batch, command)
     with open_run(folder) as opened:
-        typer.echo(profile_run(opened, nets, given, steps=steps, as_json=as_json, say=_say))
+        typer.echo(profile_run(opened, nets, given, steps=steps, aligned=aligned, as_json=as_json, say=_say))
 
 
 @app.command()

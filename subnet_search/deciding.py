@@ -35,6 +35,7 @@ from subnet_search.dynamic.routes import Decisions, Routes, agreeing, routes_amo
 from subnet_search.dynamic.slimming import SlimmingNet, name_of
 from subnet_search.dynamic.storing import DESCRIPTION, FOLDER, store_slimming
 from subnet_search.fronts import read_front
+from subnet_search.measuring import measured_or_why
 from subnet_search.pipeline import read_settings
 from subnet_search.record import Run
 from subnet_search.record.atomic import telling_what_failed
@@ -241,15 +242,26 @@ class OneWay(nn.Module):
         return found
 
 
-def way_latencies(bench: Workbench, net: SlimmingNet) -> list[float]:
-    """Milliseconds of one image along each way, gates included, measured beside the whole network."""
-    return [bench.meter(OneWay(net, way)).median_ms for way in net.leaves]
+def way_latencies(bench: Workbench, net: SlimmingNet) -> list[float | None]:
+    """Milliseconds of one image along each way, gates included, measured beside the whole network.
+
+    None for a way that could not be measured twice.
+    """
+    found = [
+        measured_or_why(partial(bench.meter, OneWay(net, way)), f"way {way}", bench.say)[0]
+        for way in net.leaves
+    ]
+    return [None if latency is None else latency.median_ms for latency in found]
 
 
-def _told(slimming: Slimming, point: Point, on_test: Gathered, latencies: Sequence[float]) -> dict[str, Any]:
+def _told(
+    slimming: Slimming, point: Point, on_test: Gathered, latencies: Sequence[float | None]
+) -> dict[str, Any]:
     """An operating point as plain data: on search-validation, where its price is from, and on test."""
     test = point_at(slimming, on_test, point.price, point.target)
-    mean_ms = float(np.dot(point.histogram, latencies))
+    mean_ms = None
+    if not any(ms is None and share > 0 for ms, share in zip(latencies, point.histogram, strict=True)):
+        mean_ms = sum(share * (ms or 0.0) for ms, share in zip(latencies, point.histogram, strict=True))
     return {**point.to_json(), "mean_latency_ms": mean_ms, "test": test.to_json()}
 
 

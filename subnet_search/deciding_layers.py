@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,15 @@ from subnet_search.dynamic.layer_channel_training import (
     threshold_for,
     train_layer_channel,
 )
+from subnet_search.dynamic.onnx_layers import check_pieces, export_layers
 from subnet_search.dynamic.storing import FOLDER
 from subnet_search.dynamic.storing_layers import store_layer_channel
+from subnet_search.record.atomic import telling_what_failed
 from subnet_search.settings import LATENCY, DynamicSettings
 from subnet_search.workbench import Workbench
 
 CHECKPOINT = f"{FOLDER}/checkpoint"
+PATTERN_IMAGES = 512  # of training, on which is counted which parts of channels are kept together
 ALIKE = 0.01  # standard deviation of an input's cost, as a share of the whole network's: all decisions are the same
 
 
@@ -46,6 +51,12 @@ def make_layer_channel(
     Raises:
         InvalidInput: no block can be skipped, or a target is out of reach.
     """
+    if settings.places:
+        raise InvalidInput(
+            f'places are where the gates of method "ds" stand, got {", ".join(settings.places)} with method "lc", '
+            "which scores every block that may be skipped; leave them out, or keep blocks whole with [elastic] "
+            "exclude"
+        )
     run, splits, supernet = bench.run, bench.splits, bench.supernet
     net, device = (
         LayerChannelNet(supernet, settings.channel_groups, settings.seed),
@@ -59,6 +70,8 @@ def make_layer_channel(
         cost = latency_model(net, bench.example.to(device), settings.seed) if timed else macs_model(net)
     targets = tuple(target / cost.whole if timed else target for target in settings.targets)
     _check_targets(net, cost, bench.example, targets)
+    if "onnx" in bench.recipe.export.formats:
+        check_pieces(net, bench.example)
     begin()
     losses = train_layer_channel(net, splits, settings, cost, run, teacher=supernet, checkpoint=CHECKPOINT)
     with on_device(device, net):
@@ -89,6 +102,8 @@ def make_layer_channel(
     }
     found = {**facts, **more, "reachable": [low, high], "lines": [list(line) for line in cost.lines]}
     size = bench.example.shape[1:]
+    if "onnx" in bench.recipe.export.formats:
+        _export(bench, net, points[0]["threshold"])
     store_layer_channel(run, net, bench.recipe.model, bench.recipe.elastic, size, points, found)
     for ending in (".json", ".safetensors"):
         run.delete(CHECKPOINT + ending)
@@ -97,6 +112,15 @@ def make_layer_channel(
             f"  {point['mean_cost']:.3f} of the {cost.unit} on average: {point['top1_percent']:.2f} % on "
             f"search-validation, {point['test']['top1_percent']:.2f} % on test"
         )
+
+
+def _export(bench: Workbench, net: LayerChannelNet, threshold: float) -> None:
+    """Pieces, scores and blocks as ONNX, with the loop that runs them at the first operating point's threshold."""
+    net.to("cpu")
+    images = [images for images, _ in bench.calibration(PATTERN_IMAGES)]
+    with telling_what_failed(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+        for path in export_layers(net, images, folder, threshold):
+            bench.run.adopt(f"{FOLDER}/onnx/{path.name}", path)
 
 
 def _check_targets(net: LayerChannelNet, cost: CostModel, example: Tensor, targets: Sequence[float]) -> None:

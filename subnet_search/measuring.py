@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces import SubnetSearchError
+from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.data import Batch
 from subnet_search.measure import Latency, LatencyMeter, answers, check_metrics
 from subnet_search.measure.accuracy import share_right
@@ -18,6 +19,34 @@ from subnet_search.seeding import kept_generators, start_epoch
 from subnet_search.settings import DeviceSettings
 
 LATENCIES = "latency.json"
+T = TypeVar("T")
+
+
+def measured_or_why(
+    measure: Callable[[], T], what: str, say: Callable[[str], None] = lambda message: None
+) -> tuple[T | None, str]:
+    """What a measurement gives, tried once more where it fails; None and the reason where it fails again.
+
+    A device that hangs once, or drops a connection, must not end a run of hours.
+
+    Args:
+        measure: measures.
+        what: is measured, for messages.
+        say: is told of failures.
+
+    Raises:
+        InvalidInput: it cannot be measured here at all, so that trying again is of no use.
+    """
+    reason = ""
+    for last in (False, True):
+        try:
+            return measure(), ""
+        except InvalidInput:
+            raise
+        except SubnetSearchError as error:
+            reason = str(error)
+        say(f"  {what} could not be timed{'; left out' if last else ', trying once more'}: {reason}")
+    return None, reason
 
 
 def open_meter(run: Run, whole: nn.Module, example: Tensor, settings: DeviceSettings) -> LatencyMeter:

@@ -11,9 +11,10 @@ import numpy as np
 
 from predictors.quality import kendall_tau
 from search_spaces import CostTable, InvalidInput, SearchSpace, SubnetConfig
+from subnet_search.aligning import align_front, keep_steps
 from subnet_search.measure import Latency, Measured, SubnetLatency
 from subnet_search.measure.noise import shared_ranks
-from subnet_search.measure.staircase import find_steps, steps_table, steps_to_json
+from subnet_search.measure.staircase import steps_table, steps_to_json
 from subnet_search.pipeline import read_settings
 from subnet_search.progress import progress
 from subnet_search.record import Run
@@ -23,7 +24,7 @@ from subnet_search.seeding import derive_seed
 from subnet_search.settings import DeviceSettings
 from subnet_search.workbench import Workbench
 
-LATENCIES_LOG, STEPS = "latencies.jsonl", "steps.json"
+LATENCIES_LOG = "latencies.jsonl"
 DRAWN = 64  # configs for each net that is chosen
 
 
@@ -66,19 +67,21 @@ def profile_run(
     given: Mapping[str, Any],
     *,
     steps: bool = False,
+    aligned: bool = False,
     as_json: bool = False,
     say: Callable[[str], None],
 ) -> str:
-    """`subnet-search profile`: sub-nets of a run, or the channel steps of its layers, on its target or another one.
+    """`subnet-search profile`: sub-nets of a run, or channel steps and what they bring, on its target or another one.
 
     Raises:
         InvalidInput: a profile that cannot be had here.
     """
     bench = Workbench(run, read_settings(run), say)
     target = on_target(bench.recipe.device, **given)
+    if aligned:
+        return align_front(bench, target, as_json=as_json)
     if steps:
-        found_steps = find_steps(bench.new_supernet(), target)
-        run.write_json(STEPS, steps_to_json(found_steps))
+        found_steps = keep_steps(bench, target)
         return json.dumps(steps_to_json(found_steps), indent=2) if as_json else steps_table(found_steps)
     found, timing = profile_nets(bench, target, count)
     return (

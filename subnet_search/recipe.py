@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
+from pydantic import Field, ValidationInfo, field_validator
 
 from search_spaces.costs import COST_NAMES
 from search_spaces.errors import InvalidInput, nearest_names
@@ -26,6 +27,7 @@ from subnet_search.settings import (
     Flag,
     InvalidSettings,
     ModelSettings,
+    NotNegative,
     Positive,
     ProgressiveSettings,
     RankSettings,
@@ -72,17 +74,42 @@ MOST_PROBLEMS = 20  # of one recipe that are told
 
 
 class TrainTable(TrainSettings):
-    """The [train] table: `TrainSettings` and the options of the sandwich step.
+    """The [train] table: `TrainSettings` and the options of the step.
 
     `sampling` "each" draws every width and depth on its own, "uniform" one multiplier from `least_width` to 1 for all
     widths and keeps all blocks (US-Net). `distill = false`: all nets learn from the labels, as in the settings
     that US-Net's authors released.
+
+    `method` "sandwich": smaller nets follow the largest one as it is now; "bootstrap": an average of its weights that
+    moves by 1 - `decay` each step. There `ensemble` lets the smallest net follow the mean of all larger ones of the
+    step, and `views` shows each smaller net images that are shifted ("crop") or mirrored, too. Branches and adaptive
+    depth ([elastic]) are trained in ways of their own, by method "sandwich" with its `distill` and `num_random`.
     """
 
+    method: Literal["sandwich", "bootstrap"] = "sandwich"
     num_random: Count = 2
     distill: Flag = True
     sampling: Literal["each", "uniform"] = "each"
     least_width: Share = 0.25
+    decay: Annotated[NotNegative, Field(lt=1)] = 0.997
+    ensemble: Flag = False
+    views: Literal["none", "crop", "crop+flip"] = "none"
+
+    @field_validator("distill")
+    @classmethod
+    def _average_teaches(cls, distill: bool, info: ValidationInfo) -> bool:
+        if not distill and info.data.get("method") == "bootstrap":
+            raise ValueError(
+                'must be true for method = "bootstrap", whose smaller nets learn from an average'
+            )
+        return distill
+
+    @field_validator("ensemble", "views")
+    @classmethod
+    def _of_bootstrapping(cls, value: bool | str, info: ValidationInfo) -> bool | str:
+        if value not in (False, "none") and info.data.get("method") != "bootstrap":
+            raise ValueError('is an option of method = "bootstrap"')
+        return value
 
 
 class ProgressiveTable(ProgressiveSettings):
@@ -234,6 +261,7 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
                 for field, sentence in error.problems
                 if field in given or field not in inherited
             ]
+    problems += [_at(text, table, key, said) for table, key, said in _disagreements(built)]
     if "search" in built and "evaluate" in built:
         unknown = _unknown_names(built["search"], built["evaluate"].metrics)
         problems += [_at(text, "search", field, f"[search] {sentence}") for field, sentence in unknown]
@@ -248,6 +276,29 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
         )
         raise InvalidInput(f"{source} is refused: " + "\n".join([*problems[:MOST_PROBLEMS], *more]))
     return recipe
+
+
+def _disagreements(built: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What two tables cannot both say: table, key and a sentence."""
+    elastic, train, search = (built.get(name) for name in ("elastic", "train", "search"))
+    if elastic is None or not elastic.is_structured:
+        return
+    asked = "adaptive_depth" if elastic.adaptive_depth else "branches"
+    if train is not None and (train.method, train.sampling) != ("sandwich", "each"):
+        key = "method" if train.method != "sandwich" else "sampling"
+        yield (
+            "train",
+            key,
+            f"[train] {key} = {getattr(train, key)!r} cannot stand beside [elastic] {asked}, which is trained in a way "
+            "of its own; leave it out",
+        )
+    if search is not None and search.searcher == "progressive":
+        yield (
+            "search",
+            "searcher",
+            f"[search] searcher = 'progressive' walks down widths one by one, and [elastic] {asked} has no such "
+            "widths; use 'guided', or another one",
+        )
 
 
 def _unknown_names(search: SearchSettings, metrics: Iterable[str]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from subnet_search.measure import Latency, SubnetLatency
 from subnet_search.measure.noise import shared_ranks
 from subnet_search.measure.runtimes import RUNTIMES
 from subnet_search.measure.timing import Protocol
+from subnet_search.measuring import measured_or_why
 from subnet_search.record import Evaluation, ParetoFront
 from subnet_search.settings import LATENCY
 from subnet_search.workbench import Workbench
@@ -26,62 +27,74 @@ def choose_measured(bench: Workbench, front: ParetoFront, choose: Choose) -> lis
 
     A search picks fast measurements, which were partly luck. So what is chosen is timed once more, its value in the
     front replaced, members that then fail the search's limit left out, and chosen anew, until all that is chosen was
-    timed again. What was measured is kept in the run.
+    timed again. A member that cannot be timed, tried twice, is left out likewise. What was measured, and what failed
+    with its reason, is kept in the run.
 
     Raises:
         SubnetSearchError: no member meets the limits any more.
     """
     if not bench.times_nets:
         return choose(front)
-    again = _stored(bench)
+    again, failures = _stored(bench)
     protocol = RUNTIMES[bench.recipe.device.runtime].protocol
     protocol = protocol if bench.meter.profile["clock"] == "command" else CAREFULLY
     seed = bench.recipe.search.seed + 1  # another order of turns than in the search
     timer = SubnetLatency(bench.supernet, bench.meter, seed=seed, protocol=protocol)
 
-    def look(config: SubnetConfig) -> Latency:
-        if config.key not in again:
-            again[config.key] = timer.of(config)
-            _store(bench, again)
-        return again[config.key]
+    def look(config: SubnetConfig) -> Latency | None:
+        if config.key not in again and config.key not in failures:
+            found, reason = measured_or_why(lambda: timer.of(config), config.key, bench.say)
+            if found is None:
+                failures[config.key] = reason
+            else:
+                again[config.key] = found
+            _store(bench, again, failures)
+        return again.get(config.key)
 
     bound = bench.limits(bench.recipe.search.limits).get(LATENCY, float("inf"))
     members, failed = settled(front, choose, look, bound)
     for member, found in failed:
+        if found is None:
+            continue  # told when it failed
         bench.say(
             f"  {member.config.key} is replaced: {found.median_ms:.4g} ms when measured again, over the limit of "
             f"{bound:.4g}"
         )
     ties = tied([(member.config.key, again[member.config.key]) for member in members])
-    _store(bench, again, ties)
+    _store(bench, again, failures, ties)
     if ties:
         bench.say(f"  not told apart in time: {'; '.join(' and '.join(keys) for keys in ties)}")
     return members
 
 
 def settled(
-    front: ParetoFront, choose: Choose, look: Callable[[SubnetConfig], Latency], bound_ms: float
-) -> tuple[list[Evaluation], list[tuple[Evaluation, Latency]]]:
+    front: ParetoFront, choose: Choose, look: Callable[[SubnetConfig], Latency | None], bound_ms: float
+) -> tuple[list[Evaluation], list[tuple[Evaluation, Latency | None]]]:
     """Chooses until all that is chosen was looked at again.
 
     Args:
         front: with the objective "latency_ms".
         choose: takes members of a front.
-        look: times a sub-net again.
+        look: times a sub-net again; None where that is not possible.
         bound_ms: that no member's latency may be above.
 
     Returns:
-        The members chosen, with their new latencies, and those that turned out to be above the bound.
+        The members chosen, with their new latencies, and those that turned out to be above the bound or without one.
 
     Raises:
         SubnetSearchError: none is left.
     """
     place = [objective.name for objective in front.objectives].index(LATENCY)
     left, seen = list(front), set[SubnetConfig]()
-    failed: list[tuple[Evaluation, Latency]] = []
+    failed: list[tuple[Evaluation, Latency | None]] = []
     while True:
         if not left:
-            fastest = min(found.median_ms for _, found in failed)
+            timed = [found.median_ms for _, found in failed if found is not None]
+            if not timed:
+                raise SubnetSearchError(
+                    "none of the front's sub-nets could be timed again; see to the device, then go on"
+                )
+            fastest = min(timed)
             raise SubnetSearchError(
                 f"no sub-net of the front has {LATENCY} <= {bound_ms:.4g} when it is measured again; the fastest takes "
                 f"{fastest:.4g} ms. Search longer in a new run, or loosen the limit"
@@ -94,7 +107,7 @@ def settled(
             found = look(member.config)
             seen.add(member.config)
             i = next(i for i, one in enumerate(left) if one.config == member.config)
-            if found.median_ms > bound_ms:
+            if found is None or found.median_ms > bound_ms:
                 failed.append((left.pop(i), found))
                 continue
             values = list(left[i].values)
@@ -111,15 +124,25 @@ def tied(latencies: Sequence[tuple[str, Latency]]) -> list[list[str]]:
     return [keys for _, keys in sorted(groups.items()) if len(keys) > 1]
 
 
-def _stored(bench: Workbench) -> dict[str, Latency]:
-    """What was measured again before, beside the same reference."""
+def _stored(bench: Workbench) -> tuple[dict[str, Latency], dict[str, str]]:
+    """What was measured again before, beside the same reference, and why others were not.
+
+    Where nothing could be measured, all is tried again.
+    """
     stored: Mapping[str, Any] = bench.run.read_json(AGAIN) if bench.run.has(AGAIN) else {}
     if stored.get("reference") != asdict(bench.meter.reference):
-        return {}
-    return {key: Latency(**values) for key, values in stored["subnets"].items()}
+        return {}, {}
+    known = {key: Latency(**values) for key, values in stored["subnets"].items()}
+    return known, dict(stored.get("failed", {})) if known else {}
 
 
-def _store(bench: Workbench, again: Mapping[str, Latency], ties: Sequence[Sequence[str]] = ()) -> None:
+def _store(
+    bench: Workbench,
+    again: Mapping[str, Latency],
+    failures: Mapping[str, str],
+    ties: Sequence[Sequence[str]] = (),
+) -> None:
     subnets = {key: asdict(latency) for key, latency in again.items()}
     stored = {"reference": asdict(bench.meter.reference), "subnets": subnets, "ties": ties}
+    stored |= {"failed": dict(failures)} if failures else {}
     bench.run.write_json(AGAIN, stored)

@@ -211,6 +211,11 @@ class ElasticSettings(Settings):
     can shrink more. `steps` and `min_shares` say otherwise for the groups that a pattern names ({"layer4.*": 64}); the
     last one holds. "Only depth" is width=False. `resolution` lists heights of images in pixels; sub-nets then take
     images of one of these sizes or of the example's, where the network allows it.
+
+    `adaptive_depth` and `branches` make other spaces, of the model's own classes. With `adaptive_depth` the second half
+    of every residual stage is kept or skipped as one, norms before it have two sets of weights, and widths are whole.
+    With `branches = K` the channels of every layer fall into K equal groups, of which sub-nets keep the first, and
+    group j reads none after it; blocks may be skipped, too, unless `depth = false`.
     """
 
     min_share: Share = 0.1
@@ -225,6 +230,29 @@ class ElasticSettings(Settings):
     depth: Flag = True
     resolution: tuple[Count, ...] = ()
     form: Literal["auto", "own classes", "graph"] = "auto"
+    adaptive_depth: Flag = False
+    branches: Annotated[Count, Field(ge=2, le=1024)] | None = None
+
+    @field_validator("adaptive_depth", "branches")
+    @classmethod
+    def _has_its_own_space(cls, value: int | None, info: ValidationInfo) -> int | None:
+        names = ("step", "groups_per_layer", "tie", "steps", "min_shares", "resolution")
+        if value and (given := [name for name in names if info.data.get(name)]):
+            raise ValueError(
+                f"makes a space of its own and cannot stand beside {', '.join(given)}; leave them out"
+            )
+        if value and info.data.get("form") == "graph":
+            raise ValueError('needs form = "own classes"')
+        if value and info.field_name == "branches" and not info.data.get("width", True):
+            raise ValueError("is about widths; leave width = false out")
+        if value and info.field_name == "adaptive_depth" and not info.data.get("depth", True):
+            raise ValueError("is about depth; leave depth = false out")
+        return value
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether the space is one of sub-paths or branches, which are trained in ways of their own."""
+        return self.adaptive_depth or self.branches is not None
 
 
 class TrainSettings(Settings):

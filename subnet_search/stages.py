@@ -40,7 +40,8 @@ from subnet_search.remeasuring import choose_measured
 from subnet_search.searchers.progressive import least_accuracy
 from subnet_search.settings import LATENCY
 from subnet_search.standing import JOINED, JOINING, chosen_keys, is_on_a_path
-from subnet_search.training import Among, EachKnob, PlainStep, SandwichStep, UniformWidths, train
+from subnet_search.training import Among, PlainStep, SandwichStep, train
+from subnet_search.training.of_recipe import step_of
 from subnet_search.trials import find_settings, tune_on_workers
 from subnet_search.tuning import is_tuned, tune
 from subnet_search.workbench import Workbench, save_weights
@@ -71,7 +72,7 @@ def prepare(bench: Workbench) -> None:
             'the ranker "bn_scale" needs batch norm with a scale, and this network has none; try "taylor"'
         )
     if bench.recipe.model.epochs == 0:
-        save_weights(run, "teacher.safetensors", supernet.model)
+        save_weights(run, "teacher.safetensors", bench.new_model() if bench.is_structured else supernet.model)
     run.write_json("device.json", {**describe_device(), "target": describe_target(bench.recipe.device)})
     images = {"images": describe(bench.splits), "checksums": checksums(bench.splits)}
     data = {**images, "classes": bench.splits.classes, "doubts": strange}
@@ -121,7 +122,7 @@ def check_threshold(bench: Workbench, supernet: Supernet) -> None:
 
 def train_teacher(bench: Workbench) -> None:
     """Ordinary training of a network that came without trained weights."""
-    supernet, settings = bench.new_supernet(), bench.recipe.train
+    supernet, settings = bench.plain_supernet(), bench.recipe.train
     change = shortened(settings, bench.amount("teacher"), bench.recipe.model.epochs)
     settings = settings.model_copy(update={**change, "lr": bench.recipe.model.lr or settings.lr})
     train(supernet, bench.splits, PlainStep(), settings, bench.run)
@@ -134,6 +135,8 @@ def rank_channels(bench: Workbench) -> None:
     Ranking anew after the sandwich rule would tear apart what it trained to work together.
     """
     settings, supernet = bench.recipe.rank, bench.new_supernet().to(bench.device)
+    if bench.is_structured:  # no width is chosen freely
+        settings = settings.model_copy(update={"ranker": "natural", "curve": False})
     seen = bench.splits.search_val
     images = sample_images(seen, settings.val_images, settings.seed) if settings.curve else []
     ranked = rank_by(settings, supernet, bench.calibration(settings.images), images)
@@ -147,9 +150,7 @@ def train_supernet(bench: Workbench) -> None:
     """Training of all sub-nets, or of those of uniform width, by the sandwich rule, from the ranked weights."""
     supernet, settings = bench.ranked_supernet(), bench.recipe.train
     settings = settings.model_copy(update=shortened(settings, bench.amount("train"), settings.epochs))
-    sampling = UniformWidths(settings.least_width) if settings.sampling == "uniform" else EachKnob()
-    step = SandwichStep(num_random=settings.num_random, distill=settings.distill, sampling=sampling)
-    train(supernet, bench.splits, step, settings, bench.run)
+    train(supernet, bench.splits, step_of(bench.recipe.train, supernet), settings, bench.run)
     bench.save("supernet.safetensors", supernet.model)
 
 

@@ -126,7 +126,7 @@ def _statistics_of(config: SubnetConfig, tensors: Mapping[str, Tensor], device: 
 
 def _missed(supernet: Supernet, config: SubnetConfig, statistics: Statistics) -> str:
     """What is wrong with a sub-net's statistics: those of a batch norm that it runs are missing, or of another size."""
-    skipped = tuple(f"{block}." for block in supernet.blocks if config[block] == 0)
+    skipped = tuple(f"{block}." for block in supernet.skipped_in(config))
     running = [path for path in supernet.batch_norms if not path.startswith(skipped)]
     with supernet.subnet(config):
         resting = resting_norms(supernet.model)

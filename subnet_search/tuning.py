@@ -6,6 +6,7 @@ from torch import nn
 
 from search_spaces import SubnetConfig
 from subnet_search.finetuning import finetune
+from subnet_search.measuring import measured_or_why
 from subnet_search.planning import shortened
 from subnet_search.record import Run
 from subnet_search.settings import LATENCY, FinetuneSettings
@@ -30,7 +31,7 @@ def tune(bench: Workbench, config: SubnetConfig, into: Run | None = None, epochs
     net = bench.extracted(config)
     result = finetune(net, bench.splits, settings, teacher=bench.supernet, run=run, checkpoint=checkpoint)
     save_weights(run, f"{place}/net.safetensors", result.net)
-    before, after = _values_beside_top1(bench, net, result.net)
+    before, after, failed = _values_beside_top1(bench, config.key, net, result.net)
     run.write_json(
         f"{place}/metrics.json",
         {
@@ -40,6 +41,7 @@ def tune(bench: Workbench, config: SubnetConfig, into: Run | None = None, epochs
             "seeds": [settings.seed],
             "epochs": settings.epochs,
             "seconds": result.seconds,
+            **({"failed": failed} if failed else {}),
         },
     )
     drop_checkpoint(run, checkpoint)
@@ -47,14 +49,21 @@ def tune(bench: Workbench, config: SubnetConfig, into: Run | None = None, epochs
 
 
 def _values_beside_top1(
-    bench: Workbench, net: nn.Module, tuned: nn.Module
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The recipe's metrics before and after tuning, and the latency: one, as tuning changes no size."""
-    latency = {LATENCY: bench.meter(tuned).median_ms} if bench.times_nets else {}
+    bench: Workbench, key: str, net: nn.Module, tuned: nn.Module
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """The recipe's metrics before and after tuning, and the latency: one, as tuning changes no size.
+
+    The third are reasons, by name, why a value is missing: a latency that could not be measured twice.
+    """
+    latency, failed = {}, {}
+    if bench.times_nets:
+        found, reason = measured_or_why(lambda: bench.meter(tuned), key, bench.say)
+        latency = {} if found is None else {LATENCY: found.median_ms}
+        failed = {LATENCY: reason} if reason else {}
     if not bench.metrics:
-        return latency, latency
+        return latency, latency, failed
     before, after = (bench.judge(one, bench.splits.search_val) for one in (net, tuned))
-    return before | latency, after | latency
+    return before | latency, after | latency, failed
 
 
 def drop_checkpoint(run: Run, name: str) -> None:

@@ -183,6 +183,18 @@ class Workbench:
             )
         return supernet
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether the space is one of sub-paths or branches."""
+        return self.recipe.elastic.is_structured
+
+    def plain_supernet(self) -> Supernet:
+        """The converted network for ordinary training, without sub-paths or branches."""
+        if not self.is_structured:
+            return self.new_supernet()
+        settings = self.recipe.elastic.model_copy(update={"adaptive_depth": False, "branches": None})
+        return make_elastic(self.new_model(), self.example, settings)
+
     def ranked_supernet(self) -> Supernet:
         """The converted network, untrained, its channels in ranked order."""
         supernet, ranking = self.new_supernet(), self.run.read_json("ranking.json")

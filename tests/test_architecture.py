@@ -34,7 +34,9 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
     {
         "measuring",
         "comparing",
+        "subjects",
         "profiling",
+        "aligning",
         "remeasuring",
         "choosing",
         "workbench",
@@ -61,7 +63,7 @@ ROOMS = [  # of subnet_search: each imports itself and earlier rows
 ]
 ONLY_IN = {
     "matplotlib": {"reports/canvas.py", "reports/figures.py"},
-    "onnxruntime": {"subnet_search/measure/runtimes/onnx_files.py", "subnet_search/dynamic/onnx_set.py"},
+    "onnxruntime": {"subnet_search/measure/runtimes/onnx_files.py"},
     "openvino": {"subnet_search/measure/runtimes/openvino_cpu.py"},
     "executorch": {"subnet_search/measure/runtimes/executorch_xnnpack.py"},
     "ray": {"subnet_search/workers/link.py"},

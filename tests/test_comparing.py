@@ -15,10 +15,11 @@ import torch
 from search_spaces import InvalidInput
 from subnet_search import comparing
 from subnet_search.cli import run_command
-from subnet_search.comparing import Side, Subject, _tried, compare, in_words, judge, load_subject
+from subnet_search.comparing import Side, compare, in_words, judge
 from subnet_search.measure import footprint
 from subnet_search.measure.timing import CallTurn, Protocol, Rounds, rounds_beside
 from subnet_search.settings import DeviceSettings
+from subnet_search.subjects import Subject, _tried, load_subject
 from tests.measure.machine import Machine, swings
 from tests.small import EXAMPLE, small_net
 

@@ -28,7 +28,7 @@ def test_the_commands_have_such_options() -> None:
     lines = "".join(
         re.findall(r"^```\n(subnet-search.*?)^```", GUIDE, flags=re.DOTALL | re.MULTILINE)
     ).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     for _, command, *arguments in map(shlex.split, lines):
         commands[command].make_context(command, arguments)
 

@@ -175,6 +175,7 @@ def test_a_subnet_is_loaded_from_its_run_and_from_a_copy(tmp_path: Path) -> None
         assert count_params(net) == count_params(stored.net)
 
 
+@pytest.mark.slow
 def test_it_is_loaded_without_this_package(tmp_path: Path) -> None:
     stored = Stored(tmp_path / "run")
     folder = stored.copied(tmp_path / "copy")

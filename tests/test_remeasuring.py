@@ -4,9 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from search_spaces import SubnetConfig, SubnetSearchError
-from subnet_search import remeasuring
+from subnet_search import remeasuring, tuning
 from subnet_search.choosing import choose_spread
 from subnet_search.measure import Latency
 from subnet_search.record import Evaluation, Objective, ParetoFront, create_run
@@ -87,7 +88,57 @@ def test_what_was_measured_again_is_kept_with_who_was_not_told_apart(
     assert stored["subnets"].keys() == set(keys)
     assert [set(tie) for tie in stored["ties"]] == [{keys[0], keys[1]}]
     assert told == [f"  not told apart in time: {' and '.join(stored['ties'][0])}"]
-    assert remeasuring._stored(bench)[keys[2]].median_ms == 2.0  # type: ignore[arg-type]
+    assert remeasuring._stored(bench)[0][keys[2]].median_ms == 2.0  # type: ignore[arg-type]
+
+
+def test_a_device_that_hangs_once_is_asked_again_and_one_that_hangs_twice_costs_one_sub_net(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = front((90, 1.0), (91, 2.0), (92, 3.0))
+    hangs, asked = {0: 1, 1: 9, 2: 0}, list[int]()
+
+    def look(config: SubnetConfig) -> Latency:
+        asked.append(config["a"])
+        hangs[config["a"]] -= 1
+        if hangs[config["a"]] >= 0:
+            raise SubnetSearchError("the command was stopped after 60 s")
+        ms = 1.0 + config["a"]
+        return Latency(ms, ms, ms, 24)
+
+    monkeypatch.setattr(remeasuring, "SubnetLatency", lambda *args, **more: SimpleNamespace(of=look))
+    told = list[str]()
+    bench = SimpleNamespace(
+        times_nets=True,
+        run=create_run(tmp_path / "run", ""),
+        recipe=SimpleNamespace(device=DeviceSettings(), search=SimpleNamespace(seed=0, limits={})),
+        meter=SimpleNamespace(profile={"clock": "wall"}, reference=Latency(3.0, 3.0, 3.0, 30)),
+        supernet=None,
+        limits=lambda limits: limits,
+        say=told.append,
+    )
+    for _ in range(2):  # the second time nothing is measured again
+        chosen = remeasuring.choose_measured(bench, members, list)  # type: ignore[arg-type]
+        assert [member.config["a"] for member in chosen] == [0, 2]
+        assert asked == [0, 0, 1, 1, 2]
+    stored = bench.run.read_json("latency_again.json")
+    assert stored["failed"] == {SubnetConfig({"a": 1}).key: "the command was stopped after 60 s"}
+    assert [("trying once more" in line, "left out" in line) for line in told] == [
+        (True, False), (True, False), (False, True)
+    ]  # fmt: skip
+
+
+def test_where_no_sub_net_can_be_timed_that_is_said() -> None:
+    with pytest.raises(SubnetSearchError, match="none of the front's sub-nets could be timed again"):
+        settled(front((90, 1.0), (91, 2.0)), best, lambda config: None, 5.0)
+
+
+def test_a_tuned_net_that_cannot_be_timed_keeps_its_other_values() -> None:
+    def broken(net: object) -> Latency:
+        raise SubnetSearchError("no route to the board")
+
+    bench = SimpleNamespace(times_nets=True, metrics={}, meter=broken, say=lambda message: None)
+    found = tuning._values_beside_top1(bench, "k", nn.Identity(), nn.Identity())  # type: ignore[arg-type]
+    assert found == ({}, {}, {"latency_ms": "no route to the board"})
 
 
 def test_ties_are_told() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,19 @@ import torchvision
 
 from benchmarks.evidence.latency_judged import AGAIN, JUDGE, LEARN, lines_of
 from benchmarks.evidence.latency_page import write_page
+from benchmarks.evidence.latency_targets import Files, Target
 from search_spaces import SearchSpace, SubnetConfig
 from search_spaces.files import costs_to_json, space_to_json
 from subnet_search.elastic import make_elastic
+from subnet_search.elastic.extraction import cut_out
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure import describe_device
 from subnet_search.measure.runtimes import RUNTIMES
-from subnet_search.measure.subnet_latency import SubnetLatency
+from subnet_search.measure.runtimes.base import raise_stop, reason_of
 from subnet_search.memory import keep_freed_memory
 from subnet_search.progress import progress
-from subnet_search.settings import DeviceSettings
+from subnet_search.seeding import derive_seed
+from subnet_search.settings import RuntimeName
 
 COMMAND = "python -m benchmarks.evidence.latency"
 RUNS = Path("runs") / "latency"
@@ -34,7 +39,8 @@ MODELS = {
     "resnet50": torchvision.models.resnet50,
     "mobilenet_v3_large": torchvision.models.mobilenet_v3_large,
 }
-DEFAULT_RUNTIMES = ("torch", "onnxruntime", "openvino")
+DEFAULT_RUNTIMES: tuple[RuntimeName, ...] = ("torch", "onnxruntime", "openvino")
+COSTS = ("macs", "params")
 PX, SEED, SPREAD = 224, 0, 0.25
 
 
@@ -42,59 +48,84 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--runtimes", nargs="+", default=DEFAULT_RUNTIMES, choices=list(RUNTIMES))
-    parser.add_argument("--most", type=int, help="stop after so many nets of each kind: a trial")
+    parser.add_argument("--most", type=int, help="measure at most so many nets of each network: a trial")
     parser.add_argument("--page", action="store_true", help="only write the page from what is there")
     args = parser.parse_args()
-    for model in () if args.page else args.models:
-        keep_freed_memory()
-        torch.set_num_threads(1)
-        torch.manual_seed(SEED)
-        supernet = make_elastic(MODELS[model](), torch.zeros(1, 3, PX, PX)).eval()
-        (RUNS / model).mkdir(parents=True, exist_ok=True)
-        for name, content in (
-            ("space", space_to_json(supernet.space)),
-            ("costs", costs_to_json(supernet.costs)),
-        ):
-            (RUNS / model / f"{name}.json").write_text(json.dumps(content) + "\n", "utf-8")
-        for runtime in args.runtimes:
-            measure(supernet, RUNS / model / runtime, runtime, args.most)
-            write_page()
-    print(write_page())
+    try:
+        for model in () if args.page else args.models:
+            measure(model, args.runtimes, args.most)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on from here") from None
+    finally:
+        print(write_page())
 
 
-def measure(supernet: Supernet, folder: Path, runtime: str, most: int | None) -> None:
-    """Times what is not in the folder yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = asked_for(supernet.space)
-    done = {(line["role"], line["key"]) for line in lines_of(folder / "nets.jsonl")}
-    todo = [one for one in asked if (one[0], one[1].key) not in done][:most]
-    if not todo:
+def measure(model: str, runtimes: Sequence[RuntimeName], most: int | None) -> None:
+    """Times what is not in the model's folder yet, one net after the other in all runtimes."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    supernet = make_elastic(MODELS[model](), torch.zeros(1, 3, PX, PX)).eval()
+    folders = {runtime: RUNS / model / runtime for runtime in runtimes}
+    done = {runtime: _done(folder) for runtime, folder in folders.items()}
+    todo = [
+        one for one in asked_for(supernet.space) if any((one[0], one[1].key) not in d for d in done.values())
+    ]
+    if not todo[:most]:
         return
+    _describe(supernet, RUNS / model)
+    whole = Files(cut_out(supernet, supernet.space.largest()), supernet.example)
+    targets = {runtime: _target(runtime, whole, folder) for runtime, folder in folders.items()}
+    for role, config in progress(todo[:most], model, "net"):
+        net = Files(cut_out(supernet, config), supernet.example)
+        for runtime, folder in folders.items():
+            if (role, config.key) not in done[runtime]:
+                _append(
+                    folder / "nets.jsonl", {"role": role, **_line(supernet, config, targets[runtime], net)}
+                )
+
+
+def _done(folder: Path) -> set[tuple[str, str]]:
+    return {(line["role"], line["key"]) for line in lines_of(folder / "nets.jsonl")}
+
+
+def _describe(supernet: Supernet, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (("space", space_to_json(supernet.space)), ("costs", costs_to_json(supernet.costs))):
+        (folder / f"{name}.json").write_text(json.dumps(content) + "\n", "utf-8")
+
+
+def _target(runtime: RuntimeName, whole: Files, folder: Path) -> Target:
+    """A runtime that goes on in the milliseconds of an earlier call."""
     place = folder / "timing.json"
-    stored = json.loads(place.read_text("utf-8")) if place.exists() else None
-    profile = DeviceSettings(name="cpu", runtime=runtime, threads=1)
-    latency = SubnetLatency(supernet, profile=profile, seed=SEED, timing=stored)
-    if stored is not None and latency.timing != stored:
-        raise SystemExit(f"{folder} was measured on another machine or with other versions; move it away")
-    place.write_text(json.dumps(latency.timing) + "\n", "utf-8")
+    target = Target(runtime, whole, json.loads(place.read_text("utf-8")) if place.exists() else None)
+    folder.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(target.timing) + "\n", "utf-8")
     (folder / "machine.json").write_text(json.dumps(describe_device()) + "\n", "utf-8")
-    for role, config in progress(todo, f"{folder.parent.name} {runtime}", "net"):
-        found = latency.measured(config)
-        line: dict[str, Any] = {
-            "role": role,
-            "key": config.key,
-            "config": dict(config),
-            "reason": found.reason,
+    return target
+
+
+def _line(supernet: Supernet, config: SubnetConfig, target: Target, net: Files) -> dict[str, Any]:
+    """One measurement, or why there is none; `seconds` are those of writing the shared file too, for who did."""
+    start_s, costs = time.perf_counter(), supernet.costs.evaluate(supernet.space.encode([config]), COSTS)
+    found: dict[str, Any] = {"key": config.key, "config": dict(config), "reason": ""}
+    found |= {name: int(value[0]) for name, value in costs.items()}
+    try:
+        latency = target.of(net, derive_seed(SEED, "latency", config.key))
+        found |= {
+            "ms": latency.median_ms,
+            "half_interval_ms": latency.half_interval_ms,
+            "rounds": latency.rounds,
         }
-        row = supernet.space.encode([config])
-        line |= {
-            name: int(value[0]) for name, value in supernet.costs.evaluate(row, ("macs", "params")).items()
-        }
-        if found.latency is not None:
-            line |= {"ms": found.latency.median_ms, "half_interval_ms": found.latency.half_interval_ms}
-        line |= {"seconds": found.seconds}
-        with (folder / "nets.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    except Exception as error:  # converters raise nearly anything
+        raise_stop(error)
+        found["reason"] = reason_of(error)
+    return found | {"seconds": time.perf_counter() - start_s}
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(line))  # what a crash tore stays a line of its own
 
 
 def asked_for(space: SearchSpace) -> list[tuple[str, SubnetConfig]]:

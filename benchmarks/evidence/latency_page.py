@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.latency_judged import judged
+from benchmarks.evidence.latency_searched import search_text, searched
 from benchmarks.evidence.latency_tabled import tabled
 from subnet_search.record.atomic import write_whole
 
@@ -19,6 +20,7 @@ COMMANDS = {
     "tables": "python -m benchmarks.evidence.latency_tables",
     "search": "python -m benchmarks.evidence.latency_search",
 }
+COPIES = ("copy, scaled", "copy, scaled and shifted")
 HEAD = """# Latency: predictors and the target device
 
 A predictor of one device's latency (`predictors/latency.py`) is a Gaussian process whose covariance is a block table at
@@ -32,7 +34,7 @@ def write_page() -> str:
     """Writes page and numbers from what is below runs/latency, and returns the page."""
     path = RESULTS / "latency.json"
     stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    found = {"cpu": judged(RUNS), "tables": tabled(RUNS / "tables"), "search": _search()}
+    found = {"cpu": judged(RUNS), "tables": tabled(RUNS / "tables"), "search": searched(RUNS / "search")}
     kept = {name: part or stored.get(name) for name, part in found.items()}
     numbers = {"commands": COMMANDS, "date": date.today().isoformat(), **kept}
     page = as_page(numbers)
@@ -40,13 +42,6 @@ def write_page() -> str:
     write_whole(path, (json.dumps(numbers, indent=1) + "\n").encode())
     write_whole(path.with_suffix(".md"), page.encode())
     return page
-
-
-def _search() -> dict[str, Any] | None:
-    """What the search under a limit left, if it was run."""
-    path = RUNS / "search.json"
-    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
-    return found
 
 
 def as_page(numbers: Mapping[str, Any]) -> str:
@@ -60,7 +55,7 @@ def as_page(numbers: Mapping[str, Any]) -> str:
     if numbers["tables"]:
         parts += [_learning(numbers["tables"]), _transfer(numbers["tables"])]
     if numbers["search"]:
-        parts.append(f"## 3. Search under a limit\n\n{numbers['search']['page']}\n")
+        parts.append(search_text(numbers["search"], COMMANDS["search"]))
     return "\n".join([*parts, f"{numbers['date']}.\n"])
 
 
@@ -68,7 +63,8 @@ def _cpu(part: Mapping[str, Any]) -> str:
     rows = [
         "## 1. Sixty measured sub-nets, a hundred others\n",
         f"`{COMMANDS['cpu']}`, seed 0, random weights, 224 px, batch 1, one thread. Both kinds of sub-nets are drawn "
-        "alike, from the smallest sizes to the largest, and measured in mixed order. MACs: a straight line through the "
+        "alike, from the smallest sizes to the largest, and measured in mixed order, each in all runtimes before the "
+        "next; ONNX Runtime and OpenVINO read the same ONNX file. MACs: a straight line through the "
         "same measured nets. Repeat: some of the judged nets measured once more at the "
         "end, which shows how far two measurements of one net are apart. Coverage is of 90 % intervals.\n",
         "| network | runtime | learnt, judged | ms | within 10 %, % | MACs | repeat | Kendall's tau | MACs | repeat | "
@@ -109,6 +105,7 @@ def _learning(part: Mapping[str, Any]) -> str:
         "other seeds and splits; knobs for nas-bench-201 and costs for fbnet were chosen there. *New*: the other "
         "devices.\n",
     ]
+    rows += [_beside_rivals(table, one) for table, one in part["learning"].items()]
     for table, one in part["learning"].items():
         rows += [
             f"### {table}: {one['devices']} device settings, {one['new_devices']} of them new\n",
@@ -136,6 +133,30 @@ def _learning(part: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def _beside_rivals(table: str, one: Mapping[str, Any]) -> str:
+    """What the table of errors says: how much of the rivals' excess is left, and where ours is clearly worse."""
+    sizes = one["sizes"]
+    shares = ", ".join(f"{100 * row['ratio']:.0f} % at {size}" for size, row in sizes.items())
+    worse = "; ".join(
+        f"{', '.join(row['worse_devices'])} at {size}" for size, row in sizes.items() if row["worse"]
+    )
+    told = f"**{table}**: of the better rival's mean excess ours has {shares} rows. "
+    return f"{told}Clearly worse than the better rival of a device: {worse or 'nowhere'}.\n"
+
+
+def _beside_copies(table: str, sizes: Mapping[str, Any]) -> str:
+    """What the table of transfer says, beside the better of both copies in each figure."""
+    told = []
+    for size, row in sizes.items():
+        found = row["transfer"]
+        mean, worst = (min(row[name][which] for name in COPIES) for which in ("mean", "worst"))
+        told.append(
+            f"{size} points: mean {found['mean']:.2f} against {mean:.2f}, worst device {found['worst']:.2f} "
+            f"({found['device']}) against {worst:.2f}"
+        )
+    return f"**{table}**, transfer against the better copy: {'; '.join(told)}.\n"
+
+
 def _transfer(part: Mapping[str, Any]) -> str:
     rows = [
         "### Transfer: the whole family of the device held out\n",
@@ -143,6 +164,7 @@ def _transfer(part: Mapping[str, Any]) -> str:
         "families have learnt from all training rows. Copy: the device that fits the points best, its true times "
         "at the judged rows, scaled (or scaled and shifted). Alone: our predictor without other devices. Developed on "
         "some devices of nas-bench-201 with other seeds and splits; fbnet was not looked at.\n",
+        *(_beside_copies(table, sizes) for table, sizes in part["transfer"].items()),
         "| table | points | "
         + " | ".join(f"{name}: mean, worst" for name in part["transfer_methods"])
         + " | others used, % |",

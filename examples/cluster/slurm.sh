@@ -14,6 +14,8 @@ set -euo pipefail
 
 recipe=${1:?usage: sbatch slurm.sh RECIPE}
 export OMP_NUM_THREADS=1
+RAY_AUTH_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n') # others on these machines stay out; srun hands it on
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 port=6379
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}

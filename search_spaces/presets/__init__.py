@@ -2,6 +2,7 @@
 
 from .branches import BRANCH_KNOB, branch_space
 from .depths import SkipPath, SkipPaths, skip_paths
+from .ties import tied_costs
 from .widths import Ladders, ladders, steps_down
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "ladders",
     "skip_paths",
     "steps_down",
+    "tied_costs",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,12 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from search_spaces import InvalidInput
 from subnet_search.measure.timing import Clock
-from subnet_search.training.losses import at_least_float
+from subnet_search.training.losses import at_least_float, cross_entropy
 
 
 class Anytime(Protocol):
@@ -66,7 +66,7 @@ def predict_anytime(
         clock_s: a clock in seconds.
 
     Raises:
-        InvalidInput: a deadline or confidence that makes no sense, or a network without steps.
+        InvalidInput: a deadline, confidence or times that make no sense, or a network without steps.
     """
     if not hasattr(net, "rows"):
         raise InvalidInput(
@@ -77,12 +77,18 @@ def predict_anytime(
         raise InvalidInput(f"a deadline must be a number of milliseconds above 0, got {deadline_ms!r}")
     if confidence is not None and not (isinstance(confidence, int | float) and 0 < confidence < 1):
         raise InvalidInput(f"confidence is a probability above 0 and below 1, got {confidence!r}")
+    if not all(isinstance(ms, int | float) and 0 < ms < math.inf for ms in step_ms):
+        raise InvalidInput(f"step_ms are milliseconds above 0, one for each step, got {list(step_ms)}")
     start_s = clock_s()
     logits: Tensor | None = None
     steps, elapsed_ms = 0, 0.0
     reason: Literal["complete", "deadline", "confidence"] = "complete"
     for logits in net.rows(x):
         steps += 1
+        if step_ms and steps > len(step_ms):
+            raise InvalidInput(
+                f"step_ms tells the times of {len(step_ms)} steps, and the network has more; use time_steps"
+            )
         elapsed_ms = 1e3 * (clock_s() - start_s)
         if confidence is not None and float(at_least_float(logits).softmax(1).amax(1).min()) > confidence:
             reason = "confidence"
@@ -132,13 +138,13 @@ def branch_loss(answers: Sequence[Tensor], labels: Tensor, weights: Sequence[flo
         weights: one for each sub-net.
 
     Raises:
-        InvalidInput: weights that are not as many as answers.
+        InvalidInput: weights that are not as many as answers, or a label that is no class.
     """
     if weights is None:
         weights = [1.0] * len(answers)
     if len(weights) != len(answers):
         raise InvalidInput(f"{len(answers)} sub-nets need as many weights, got {len(weights)}")
-    losses = [w * F.cross_entropy(at_least_float(z), labels) for w, z in zip(weights, answers, strict=True)]
+    losses = [w * cross_entropy(z, labels) for w, z in zip(weights, answers, strict=True)]
     return torch.stack(losses).sum()
 
 

@@ -182,7 +182,8 @@ def _knobs_up_to(supernet: Supernet, graph: fx.Graph, last: fx.Node) -> frozense
         if any(is_inside(path, other) for other in touched):
             groups |= {name for m in (site.reads, site.writes) if m is not None for name in m.groups}
     found |= {supernet.knob_of[name] for name in groups if name in supernet.knob_of}
-    return frozenset(found | {b for b in supernet.blocks if any(is_inside(path, b) for path in touched)})
+    blocks = (block for block in supernet.blocks if any(is_inside(path, block) for path in touched))
+    return frozenset(found | {supernet.depth_of[block] for block in blocks})
 
 
 def _channel_axis(traced: Traced, node: fx.Node) -> int:

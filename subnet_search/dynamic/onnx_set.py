@@ -27,6 +27,7 @@ from subnet_search.dynamic.controller import QUICK, Rung, SwitchingNet, rungs_of
 from subnet_search.dynamic.dynamic_files import Loaded, Member
 from subnet_search.dynamic.sharing import split_shared
 from subnet_search.elastic.image_size import as_taken
+from subnet_search.measure.runtimes.onnx_files import open_session
 from subnet_search.measure.timing import time_alone
 from subnet_search.record.atomic import telling_what_failed, write_whole
 from subnet_search.seeding import derive_seed
@@ -56,7 +57,7 @@ def export_dynamic_onnx(loaded: Loaded, folder: str | Path) -> OnnxSizes:
         InvalidInput: onnx, onnxscript or onnxruntime is not installed.
         SubnetSearchError: a sub-net cannot be expressed, or answers differently in the runtime.
     """
-    onnx, _ = _packages()
+    onnx = _onnx()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in loaded.whole.items()}
@@ -85,16 +86,15 @@ def export_dynamic_onnx(loaded: Loaded, folder: str | Path) -> OnnxSizes:
     return OnnxSizes(len(content), own, separate)
 
 
-def _packages() -> tuple[ModuleType, ModuleType]:
+def _onnx() -> ModuleType:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
     if missing:
         raise InvalidInput(
             f'the ONNX form needs {", ".join(missing)}, not installed here; pip install "subnet-search[onnx]"'
         )
     import onnx
-    import onnxruntime
 
-    return onnx, onnxruntime
+    return onnx
 
 
 def _exported(net: nn.Module, example: Tensor) -> Any:
@@ -193,15 +193,9 @@ class OnnxSession:
     """One file in ONNX Runtime on the CPU; a callable from a batch to an answer."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        _, onnxruntime = _packages()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        _onnx()
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path, threads)
         except Exception as error:  # of many kinds
             raise InvalidInput(f"{path} cannot be opened: {error}; write the folder again") from error
         self._input = self._session.get_inputs()[0].name

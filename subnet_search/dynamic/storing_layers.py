@@ -50,6 +50,7 @@ def store_layer_channel(
         "input": list(input_size),
         "channel_groups": max((g.parts for block in net.blocks for g in block.groups), default=2),
         "blocks": [block.path for block in net.blocks],
+        "groups": [[group.name for group in block.groups] for block in net.blocks],
         "largest_macs": net.total_macs,
         "points": list(points),
     }
@@ -70,7 +71,7 @@ def load_layer_channel(folder: str | Path, point: int = 0) -> Stored:
         model = load_model(told["model"]["name"], None, told["model"]["options"])
         example = torch.zeros(1, *told["input"])
         supernet = make_elastic(model.eval(), example, ElasticSettings(**told["elastic"]))
-        net = LayerChannelNet(supernet, int(told["channel_groups"]))
+        net = LayerChannelNet(supernet, int(told["channel_groups"]), groups=told.get("groups"))
         if points and not 0 <= point < len(points):
             raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
         load_weights(net, folder / WEIGHTS).eval()

@@ -38,11 +38,15 @@ class TriangularNet(nn.Module):
         head: z_k = z_(k-1) + U_k h_k + b_k.
         space: the knob "branches".
         row_macs: multiply-adds that each further group adds, `[branches]`, at batch 1.
+        head_path: of the classifier in the network that was converted.
     """
 
-    def __init__(self, body: fx.GraphModule, head: BranchHead, branches: int, example: Tensor) -> None:
+    def __init__(
+        self, body: fx.GraphModule, head: BranchHead, branches: int, example: Tensor, head_path: str = ""
+    ) -> None:
         super().__init__()
         self.body, self.head, self.branches, self.example = body, head, branches, example
+        self.head_path = head_path
         self.space: SearchSpace = branch_space(branches)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -59,6 +63,8 @@ class TriangularNet(nn.Module):
         if self.training:
             raise InvalidInput("rows are computed in evaluation mode; call eval() first")
         wanted = self.example.shape
+        if not isinstance(x, Tensor):
+            raise InvalidInput(f"the input must be a tensor, got a {type(x).__name__}")
         if x.ndim != len(wanted) or x.shape[1] != wanted[1]:  # rows of a weight would fit fewer channels, too
             raise InvalidInput(
                 f"the input must be a batch [B, {', '.join(map(str, wanted[1:]))}], got {list(x.shape)}; give images "
@@ -204,7 +210,7 @@ def make_triangular(
     graph.lint()
     head = BranchHead(linear.in_features, branches, sizes or [linear.out_features] * branches)
     head.inherit(linear)
-    net = TriangularNet(fx.GraphModule(own, graph), head, branches, example[:1])
+    net = TriangularNet(fx.GraphModule(own, graph), head, branches, example[:1], str(head_node.target))
     net.train(model.training)
     _check(net, model)
     return net

@@ -6,6 +6,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -40,6 +41,7 @@ from subnet_search.elastic.operations.writing import write_program
 from subnet_search.elastic.registered_layers import make_passing
 from subnet_search.elastic.residual import handed_on
 from subnet_search.elastic.resolutions import Graph, Look, with_own_constants
+from subnet_search.elastic.restructured import restructured
 from subnet_search.elastic.rules import follow, with_rules
 from subnet_search.elastic.states import check_sized
 from subnet_search.elastic.supernet import Supernet
@@ -50,7 +52,8 @@ from subnet_search.settings import ElasticSettings
 def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings | None = None) -> Supernet:
     """Finds out which channels of a network are coupled and which blocks may be skipped, and makes a supernet.
 
-    The model given is left untouched. The largest sub-net computes bit for bit what the model computes.
+    The model given is left untouched. The largest sub-net computes bit for bit what the model computes (in branches,
+    which leave weights out, it does not).
 
     Args:
         model: any network whose forward can be traced.
@@ -70,6 +73,8 @@ def make_elastic(model: nn.Module, example: Example, settings: ElasticSettings |
     _check_patterns(model, settings)
     example = at_batch_one(example)
     with _garbage_sought_among_new_objects():
+        if settings.is_structured:
+            return restructured(model, example, settings, partial(_sound, _by_layers))
         if settings.form == "own classes":
             return _sound(_by_layers, model, example, settings)
         if settings.form == "graph":

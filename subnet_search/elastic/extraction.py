@@ -157,7 +157,7 @@ def layer_plan(supernet: Supernet, config: SubnetConfig) -> dict[str, Any]:
         of the user's has `shapes`, too, of the tensors that follow its channels, by name.
     """
     config = supernet.space.canonical(config)
-    skipped = [block for block in supernet.blocks if config[block] == 0]
+    skipped = supernet.skipped_in(config)
     units = supernet.units_of(config)
     kept = _kept_names(supernet.model, skipped)
     layers: dict[str, dict[str, Any]] = {}
@@ -266,7 +266,7 @@ def _plain_skeleton(model: nn.Module) -> nn.Module:
 def _sliced_state(supernet: Supernet, config: SubnetConfig) -> dict[str, Tensor]:
     """The kept part of every parameter and saved buffer, under its own name."""
     units = supernet.units_of(config)
-    skipped = {block for block in supernet.blocks if config[block] == 0}
+    skipped = set(supernet.skipped_in(config))
     homes = home_paths(supernet.model)
     state: dict[str, Tensor] = {}
     copies: dict[int, Tensor] = {}  # a parameter with two names stays one

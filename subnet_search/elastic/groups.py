@@ -50,16 +50,16 @@ class ChannelMap:
     groups: tuple[str, ...]
     group_at: np.ndarray  # int64 [size], index into groups; len(groups) where the position is fixed
     unit_at: np.ndarray  # int64 [size]
-    _cache: dict[tuple[int, ...], Kept] = field(default_factory=dict)
+    _cache: dict[tuple[int | bytes, ...], Kept] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Positions of the full net."""
         return len(self.unit_at)
 
-    def kept(self, units: Mapping[str, int]) -> Kept:
-        """The positions that stay when each group keeps its first `units[group]` units."""
-        wanted = tuple(units[name] for name in self.groups)
+    def kept(self, units: Mapping[str, int | np.ndarray]) -> Kept:
+        """The positions that stay when each group keeps its first `units[group]` units, or those that are true."""
+        wanted = tuple(u if isinstance(u := units[name], int) else u.tobytes() for name in self.groups)
         if wanted not in self._cache:
             index = np.flatnonzero(self.mask(units))
             contiguous = len(index) > 0 and index[-1] == len(index) - 1
@@ -69,10 +69,15 @@ class ChannelMap:
             )
         return self._cache[wanted]
 
-    def mask(self, units: Mapping[str, int]) -> np.ndarray:
+    def mask(self, units: Mapping[str, int | np.ndarray]) -> np.ndarray:
         """For every position whether it stays, bool `[size]`."""
-        limits = np.array([*(units[name] for name in self.groups), np.iinfo(np.int64).max])
+        some = {i: u for i, name in enumerate(self.groups) if isinstance(u := units[name], np.ndarray)}
+        most = np.iinfo(np.int64).max
+        limits = np.array([*(most if i in some else units[n] for i, n in enumerate(self.groups)), most])
         mask: np.ndarray = self.unit_at < limits[self.group_at]
+        for i, marks in some.items():
+            mine = self.group_at == i
+            mask[mine] = marks[self.unit_at[mine]]
         return mask
 
     def positions_per_unit(self) -> dict[str, int]:

@@ -154,7 +154,9 @@ def _knobs_of(supernet: Supernet, node: fx.Node) -> Iterator[str]:
             for channels in (site.reads, site.writes):
                 groups = () if channels is None else channels.groups
                 yield from (supernet.knob_of[name] for name in groups if name in supernet.knob_of)
-    yield from (block for block in supernet.blocks if block == inside[0] or block.startswith(inside[1]))
+    for block in supernet.blocks:
+        if block == inside[0] or block.startswith(inside[1]):
+            yield supernet.depth_of[block]
 
 
 def _parts(model: nn.Module, graph: fx.Graph, cuts: Sequence[fx.Node]) -> list[fx.GraphModule]:

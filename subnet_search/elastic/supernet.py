@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import RESOLUTION_KNOB, CostTable, InvalidInput, SearchSpace, SubnetConfig
+from search_spaces.presets import SkipPaths
 from subnet_search.elastic.graph import Example
 from subnet_search.elastic.grouped import makes_thinner
 from subnet_search.elastic.groups import ChannelMap, Group, Kept, Site
@@ -24,6 +26,23 @@ Ranking = Mapping[str, Tensor]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """What a supernet in branches has beside its knobs.
+
+    Attributes:
+        count: K.
+        head: path of the classifier, which reads the channels of all groups.
+        allowed: for each layer that mixes channels, ones where a weight may be other than zero, shaped to broadcast.
+        row_macs: multiply-adds that each further group adds where rows are computed one after the other, `[count]`.
+    """
+
+    count: int
+    head: str
+    allowed: Mapping[str, Tensor]
+    row_macs: tuple[int, ...]
+
+
 class Supernet(nn.Module):
     """A network of which any sub-net of `space` can be made active.
 
@@ -35,12 +54,17 @@ class Supernet(nn.Module):
         space: the sub-nets to choose from.
         costs: their costs in closed form.
         groups: the coupled channel groups by name; group g's width is the knob `knob_of[g]`.
-        blocks: paths of the blocks that may be skipped; each is a depth knob of that name.
+        blocks: paths of the blocks that may be skipped; block b's depth knob is `depth_of[b]`, by default of its name.
         coverage: what is elastic, what is not and why, as plain data.
         example: the example input at batch 1.
         sizes_px: height and width of the images that sub-nets may take, by height; empty if all take what comes. Where
             there is a choice, the resolution knob, a call resizes its images for the active sub-net.
+        sub_paths: the halves of stages that are skipped as one, with `ElasticSettings(adaptive_depth=True)`; else None.
+        branches: the groups of channels and the classifier, with `ElasticSettings(branches=K)`; else None.
     """
+
+    sub_paths: SkipPaths | None = None
+    branches: Branches | None = None
 
     def __init__(
         self,
@@ -61,6 +85,7 @@ class Supernet(nn.Module):
         self.model = model
         self.space, self.costs, self.groups, self.knob_of = space, costs, groups, knob_of
         self.sites, self.blocks, self.coverage, self.example = sites, blocks, coverage, example
+        self.depth_of = {block: block for block in blocks}
         self.sizes_px = dict(sizes_px or {})
         self._largest = space.largest()
         self._active = self._largest
@@ -125,14 +150,14 @@ class Supernet(nn.Module):
             layer = self.model.get_submodule(path)
             if isinstance(layer, ElasticLayer):
                 layer.active = None if is_largest else active_part(layer, site, units)
+        skipped = self.skipped_in(config)
         for block in self.blocks:
-            self.model.get_submodule(block).skipped = config[block] == 0  # type: ignore[assignment]
+            self.model.get_submodule(block).skipped = block in skipped  # type: ignore[assignment]
         for path, norm in self.model.named_modules():
             if isinstance(norm, ElasticBatchNorm):
                 norm.updates_running = is_largest
                 norm.statistics = None if statistics is None else statistics.of(path)
         if isinstance(self.model, RunsGraph):
-            skipped = [block for block in self.blocks if config[block] == 0]
             device = next(self.model.parameters()).device
             self.model.graph_form = self.form_of(config)
             self.model.choice = self.model.graph_form.choice(units, skipped, device)
@@ -149,10 +174,39 @@ class Supernet(nn.Module):
 
     def units_of(self, config: SubnetConfig) -> dict[str, int]:
         """How many units of each group a canonical config keeps."""
+        whole = self._largest
         return {
-            name: config[self.knob_of[name]] // group.unit_channels if name in self.knob_of else group.units
+            name: config[knob] * group.units // whole[knob]
+            if (knob := self.knob_of.get(name))
+            else group.units
             for name, group in self.groups.items()
         }
+
+    def skipped_in(self, config: SubnetConfig) -> list[str]:
+        """The blocks that a canonical config skips."""
+        return [block for block in self.blocks if config[self.depth_of[block]] == 0]
+
+    def respace(
+        self,
+        space: SearchSpace,
+        costs: CostTable,
+        *,
+        knob_of: Mapping[str, str],
+        depth_of: Mapping[str, str],
+    ) -> None:
+        """Puts other knobs over the same groups and blocks; blocks without a knob always run.
+
+        Args:
+            space: of the new knobs; the largest choice of a group's knob stands for all of its units.
+            costs: over that space.
+            knob_of: the knob of each group that may shrink.
+            depth_of: the knob of each block that may be skipped.
+        """
+        self.activate(self._largest)
+        self.space, self.costs, self.knob_of = space, costs, dict(knob_of)
+        self.blocks, self.depth_of = tuple(depth_of), dict(depth_of)
+        self._largest = space.largest()
+        self.activate(self._largest)
 
     def unit_sums(self, group: str, path: str, values: Tensor, side: str = "out") -> Tensor:
         """Adds up one value per channel of a layer over the units of a group.

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput
+from subnet_search.batches import resolve_device
 from subnet_search.elastic.graph import at_batch_one
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.counter import call
 from subnet_search.measure.latency import LatencyMeter
+from subnet_search.measure.subnet_latency import profile_device
 from subnet_search.progress import progress
 from subnet_search.settings import DeviceSettings
 
@@ -64,13 +66,12 @@ def find_steps(
     largest = _largest_layers(supernet)
     if not largest:
         raise InvalidInput("no convolution or linear layer of this network has a width that could have steps")
-    found = []
+    found, device = [], resolve_device(profile_device(profile))
     for kind, (path, layer, size) in largest.items():
         width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
         widths = list(range(max(width - window + 1, 2), width + 1))
-        meter = LatencyMeter(
-            _micro_net(layer, width), torch.randn(1, *_entering(layer, size, width)), profile
-        )
+        whole = _micro_net(layer, width).to(device)
+        meter = LatencyMeter(whole, torch.randn(1, *_entering(layer, size, width)), profile)
         times, noise = dict[int, float](), dict[int, float]()
         order = np.random.default_rng(seed).permutation(widths)
         for one in progress(list(map(int, order)), f"steps of {kind}", "width"):
@@ -146,7 +147,7 @@ def _largest_layers(supernet: Supernet) -> dict[str, tuple[str, Any, torch.Size]
     def note(path: str) -> Any:
         def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             macs = output[0].numel() * module.weight[0].numel()
-            kind = _kind(module)
+            kind = kind_of(module)
             if kind not in found or macs > found[kind][0]:
                 found[kind] = macs, path, module, inputs[0].shape[1:]
 
@@ -166,7 +167,8 @@ def _largest_layers(supernet: Supernet) -> dict[str, tuple[str, Any, torch.Size]
     return {kind: (path, module, size) for kind, (_, path, module, size) in sorted(found.items())}
 
 
-def _kind(module: Any) -> str:
+def kind_of(module: Any) -> str:
+    """The kind of a convolution or linear layer, such as "conv 3x3"."""
     if isinstance(module, nn.Linear):
         return "linear"
     high, wide = module.kernel_size

@@ -209,7 +209,7 @@ def predicted_increase(levels: NoiseLevels, supernet: Supernet, config: SubnetCo
     config = supernet.space.canonical(config)
     kept = supernet.units_of(config)
     dropped = [levels.units[name][kept[name] :] for name in supernet.groups]
-    blocks = [levels.blocks[block] for block in supernet.blocks if config[block] == 0]
+    blocks = [levels.blocks[block] for block in supernet.skipped_in(config)]
     gone = torch.cat([*dropped, torch.tensor(blocks, dtype=torch.float64)])
     return float((levels.reward / 2 * gone.square().reciprocal()).sum())
 

@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from search_spaces import CostTable, SearchSpace, SubnetConfig
 from subnet_search.record import Evaluation, Objective, check_objectives, check_values
@@ -87,6 +89,9 @@ class OptunaSearcher:
         self._known: dict[str, Evaluation] = {}
         self._waiting: dict[str, list[optuna.Trial]] = {}
         self._distributions = {k.name: _distribution(k.kind, len(k.choices)) for k in space.knobs}
+        self._relative: dict[
+            str, BaseDistribution
+        ] = {}  # looking through all trials would take half of an ask
         self._storage = optuna.storages.InMemoryStorage()
         directions = [optuna.study.StudyDirection[o.goal.upper() + "IMIZE"] for o in self._objectives]
         with quiet():
@@ -147,8 +152,20 @@ class OptunaSearcher:
     def _trial(self, method: Method, attempt: int = 0) -> optuna.Trial:
         number = np.random.SeedSequence((self._seed, self._turn, attempt)).generate_state(1)[0]
         with quiet():
-            self._study.sampler = method.sampler(self._seed, int(number))
+            sampler: Any = method.sampler(self._seed, int(number))
+            if method is self._method:
+                sampler.infer_relative_search_space = partial(
+                    self._shared, sampler.infer_relative_search_space
+                )
+            self._study.sampler = sampler
             return self._study.ask(self._distributions)
+
+    def _shared(
+        self, infer: Callable[..., dict[str, BaseDistribution]], study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What a sampler takes for the knobs that all trials share: here all of them, once there is a trial."""
+        self._relative = self._relative or infer(study, trial)
+        return self._relative
 
     def _config_of(self, trial: optuna.Trial) -> dict[str, int]:
         return {knob.name: knob.choices[trial.params[knob.name]] for knob in self._space.knobs}

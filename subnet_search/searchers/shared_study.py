@@ -8,11 +8,12 @@ A sub-net that is being evaluated is a RUNNING trial, made in one transaction wi
 
 Of several RUNNING trials of one key and context the one with the lowest number owns the sub-net. The attribute `answer`
 holds what belongs to the values: source, seconds, spread, reason, images. What was evaluated is COMPLETE, what failed
-FAIL, what was stopped by a race PRUNED; a FAIL without `answer` is a claim that was `given_up`.
+FAIL, what was stopped by a race PRUNED; a FAIL without the `answer` of a failure is a claim that was `given_up`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -30,6 +31,10 @@ from subnet_search.record import Evaluation, Images, Objective
 
 from .claims import Told
 from .optuna_search import quiet
+
+# MySQL holds 64 KiB in an attribute; the journal of the driver that paid has all of it
+LONGEST_REASON = 2000  # characters, of up to 12 bytes each as they are written
+MOST_RIGHT_BYTES = 24_000  # of the packed answers; without them others do not race against this sub-net
 
 
 class SharedStudy:
@@ -180,9 +185,9 @@ def digest_of_space(space: SearchSpace) -> str:
 
 
 def answer_of_trial(trial: FrozenTrial) -> Told | None:
-    """What a finished trial tells; None for a claim that was given up."""
+    """What a finished trial tells; None for a claim that was given up, be it while its answer was being written."""
     content = trial.user_attrs.get("answer")
-    if content is None:
+    if content is None or (trial.state == TrialState.FAIL) != (content["status"] == "failed"):
         return None
     config, driver = SubnetConfig(trial.params), str(trial.user_attrs["driver"])
     if content["status"] == "failed":
@@ -200,13 +205,16 @@ def _answered(
 ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
     """State, values and the attribute `answer` of a trial; values that are estimates are none of Optuna's."""
     state = TrialState.COMPLETE if evaluation.in_full else TrialState.PRUNED
+    images = evaluation.images
+    if images is not None and len(images.right) > MOST_RIGHT_BYTES:
+        images = dataclasses.replace(images, right=b"")
     content = {
         "status": evaluation.status,
         "source": evaluation.source,
         "seconds": round(seconds, 6),
-        "reason": evaluation.reason,
+        "reason": evaluation.reason[:LONGEST_REASON],
         "spread": list(evaluation.spread) if evaluation.spread else None,
-        "images": evaluation.images.to_json() if evaluation.images else None,
+        "images": images.to_json() if images else None,
     }
     if not evaluation.ok:
         return TrialState.FAIL, None, content

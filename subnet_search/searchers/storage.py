@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from importlib.util import find_spec
@@ -16,7 +17,8 @@ from search_spaces import InvalidInput
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}  # the first that is there
+# the first that is there is taken; SQLite's comes with Python
+DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb"), "sqlite": ("pysqlite",)}
 MODULES = {"mysqldb": "MySQLdb"}
 CONNECT_S = 10
 LOCKED_S = 60  # how long SQLite waits for another driver's writing
@@ -42,8 +44,7 @@ def open_storage(url: str) -> BaseStorage:
         except Exception as error:  # every driver has its own
             if attempt + 1 == TRIES or not _may_pass(error):
                 raise InvalidInput(
-                    f"the storage {shown} cannot be opened: {_first_line(error)}. Look whether its server runs, the "
-                    "database exists, and user and password are right"
+                    f"the storage {shown} cannot be opened: {_first_line(error)}. Look whether {_looked_at(parsed)}"
                 ) from error
             time.sleep(random.random())
     raise AssertionError
@@ -59,11 +60,20 @@ def storage_url(url: str) -> URL:
         raise InvalidInput(f"a storage is a URL such as {EXAMPLES}, got {url!r}") from None
     name, _, driver = parsed.drivername.partition("+")
     name = {"postgres": "postgresql", "mariadb": "mysql"}.get(name, name)
+    if name not in DRIVERS:
+        raise InvalidInput(f"a storage is SQLite, PostgreSQL or MySQL ({EXAMPLES}), got {hidden(parsed)!r}")
+    if driver and driver not in DRIVERS[name]:
+        raise InvalidInput(
+            f"a storage of {name} is spoken to by {' or '.join(DRIVERS[name])}, got {hidden(parsed)!r}; begin the URL "
+            f"with {name}://"
+        )
     if name == "sqlite":
         _check_file(parsed)
         return parsed
-    if name not in DRIVERS:
-        raise InvalidInput(f"a storage is SQLite, PostgreSQL or MySQL ({EXAMPLES}), got {hidden(parsed)!r}")
+    if not parsed.database:
+        raise InvalidInput(
+            f"a storage is one database of a server, got {hidden(parsed)!r} without its name; give {EXAMPLES}"
+        )
     known = (driver,) if driver else DRIVERS[name]
     found = next((one for one in known if find_spec(MODULES.get(one, one)) is not None), None)
     if found is None:
@@ -85,21 +95,33 @@ def _check_file(url: URL) -> None:
             f"a storage that drivers share is a file, got {hidden(url)!r}; give sqlite:///study.db, or "
             "sqlite:////shared/study.db with a path from the root"
         )
-    folder = Path(str(url.database)).parent
-    if not folder.is_dir():
+    file = Path(str(url.database))
+    if not file.parent.is_dir():
         raise InvalidInput(
-            f"the storage {hidden(url)} would lie in {folder}, which is no folder; make it first"
+            f"the storage {hidden(url)} would lie in {file.parent}, which is no folder; make it first"
         )
+    if file.is_dir():
+        raise InvalidInput(f"the storage {hidden(url)} is a folder; give the path of a file in it")
+    for place in (file, file.parent):  # SQLite makes other files beside it
+        if place.exists() and not os.access(place, os.W_OK):
+            raise InvalidInput(
+                f"the storage {hidden(url)} cannot be written: this user may not write {place}; choose another path, "
+                "or change its permissions"
+            )
+
+
+def _looked_at(url: URL) -> str:
+    """What is to be looked at where it cannot be opened."""
+    if url.drivername.startswith("sqlite"):
+        return "the path is one of an SQLite database, or of none yet, on a disk that can be written"
+    return "its server runs, the database exists, and user and password are right"
 
 
 def _engine_options(url: URL) -> dict[str, Any]:
     if url.drivername.startswith("sqlite"):
         return {"connect_args": {"timeout": LOCKED_S}}
     # asks a connection whether it lives before it is used: a server may have been started again
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.drivername.partition("+")[2] in {one for names in DRIVERS.values() for one in names}:
-        options["connect_args"] = {"connect_timeout": CONNECT_S}
-    return options
+    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_S}}
 
 
 def _may_pass(error: Exception) -> bool:

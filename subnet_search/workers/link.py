@@ -5,23 +5,20 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import signal
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from search_spaces import InvalidInput
+from subnet_search.exits import Terminated
 from subnet_search.searchers.pool import Workers
 
-REACH_S = 3.0  # to open a connection
+from .reach import HOW, check_reachable
+
+TOKENS = "RAY_AUTH_MODE"
 OBJECT_STORE_BYTES = 100 * 2**20  # little travels
-HOW = (
-    "start one (ray start --head) or look at `ray status` there; without --ray-address a search starts Ray on this "
-    "machine by itself"
-)
 
 
 def import_ray() -> Any:
@@ -59,15 +56,30 @@ def connected(workers: Workers) -> Iterator[Any]:
         InvalidInput: within seconds, where no cluster answers, it is of another version, or no worker fits into it.
     """
     ray = import_ray()
-    mine = not ray.is_initialized()
-    if mine:
-        _connect(ray, workers)
-    try:
+    if ray.is_initialized():
         _check_room(ray, workers)
         yield ray
-    finally:
-        if mine:
+        return
+    with _tokens_as_before(ray):
+        _connect(ray, workers)
+        try:
+            _check_room(ray, workers)
+            yield ray
+        finally:
             ray.shutdown()
+
+
+@contextmanager
+def _tokens_as_before(ray: Any) -> Iterator[None]:
+    """A Ray that is started here turns tokens on for the whole process, which clusters without them cannot bear."""
+    before = os.environ.get(TOKENS)
+    try:
+        yield
+    finally:
+        if before is None and os.environ.pop(TOKENS, None) is not None:
+            with suppress(AttributeError):
+                ray._raylet.Config.initialize("")  # reads the environment anew
+                ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _connect(ray: Any, workers: Workers) -> None:
@@ -87,28 +99,21 @@ def _connect(ray: Any, workers: Workers) -> None:
             )
         else:
             ray.init(address=address, **quiet)
+    except SystemExit as stop:  # Ray's own answer to SIGTERM
+        raise Terminated from stop
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         if address is None:
             raise InvalidInput(f"Ray cannot be started on this machine: {error}") from error
-        raise InvalidInput(f"no Ray cluster can be used at {address!r}: {error}; {HOW}") from error
+        raise InvalidInput(f"no Ray cluster can be used at {address!r}: {_in_short(error)}; {HOW}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
 
 
-def check_reachable(address: str) -> None:
-    """Raises `InvalidInput` unless something listens at "HOST:PORT" or "ray://HOST:PORT"; Ray itself waits long."""
-    if address == "auto":
-        return
-    match = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})", address)
-    if match is None:
-        raise InvalidInput(
-            f'the address of a Ray cluster must be "auto", "HOST:PORT" or "ray://HOST:PORT", got {address!r}'
-        )
-    try:
-        socket.create_connection((match[1], int(match[2])), timeout=REACH_S).close()
-    except (OSError, OverflowError) as error:
-        raise InvalidInput(f"no Ray cluster answers at {address!r}: {error}; {HOW}") from error
+def _in_short(error: Exception) -> str:
+    """Its first and its last line: between them may stand the traceback of a server."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def _check_room(ray: Any, workers: Workers) -> None:

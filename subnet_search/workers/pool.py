@@ -304,5 +304,6 @@ class RayPool:
 def _in_short(error: Exception) -> str:
     """The sentence of Ray's long message that says why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "exit" in line.lower() or "died" in line.lower() or "memory" in line]
-    return f"{type(error).__name__}: {(told or lines or [''])[-1][:300]}"
+    told = [line for line in lines if "exit" in line.lower() or "died" in line.lower()]
+    short = [line for line in lines if "low on memory" in line]  # of the node; advice follows
+    return f"{type(error).__name__}: {(short[:1] or told or lines or [''])[-1][:300]}"

@@ -96,3 +96,16 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         predict_anytime(FixedSteps([]), torch.zeros(1))
     with pytest.raises(InvalidInput, match="repeats=0"):
         time_steps(FixedSteps([]), torch.zeros(1), repeats=0)
+
+
+def test_times_of_steps_and_labels_that_make_no_sense_are_refused() -> None:
+    net = triangular_resnet((1,), 4, 2, 3, 1, 8).eval()
+    x = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(InvalidInput, match="milliseconds above 0"):
+        predict_anytime(net, x, deadline_ms=5.0, step_ms=[1.0, float("nan")])
+    with pytest.raises(InvalidInput, match="times of 1 steps, and the network has more"):
+        predict_anytime(net, x, deadline_ms=1e6, step_ms=[1.0])
+    with pytest.raises(InvalidInput, match="class numbers from 0 to 2"):
+        branch_loss(net(x), torch.tensor([7]))
+    with pytest.raises(InvalidInput, match="must be a tensor, got a ndarray"):
+        predict_anytime(net, x.numpy())  # type: ignore[arg-type]

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from subnet_search import make_elastic, save_subnets
+from subnet_search.dynamic import branches_of_run
+from subnet_search.recipe import parse_recipe
 from subnet_search.settings import ElasticSettings, TrainSettings
 from subnet_search.small_models import SmallResNet, digits_cnn
 from tests.small import small_splits
@@ -44,7 +46,7 @@ def test_the_controller_guides_code_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_the_anytime_guides_code_runs() -> None:
+def test_the_anytime_guides_code_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = small_splits(num_train=16)
     scope: dict[str, Any] = {
         "model": SmallResNet((2, 2), 8, 5, in_channels=1).eval(),
@@ -56,7 +58,8 @@ def test_the_anytime_guides_code_runs() -> None:
         "splits": splits,
         "settings": TrainSettings(epochs=1, device="cpu"),
     }
-    for number, block in enumerate(blocks("anytime.md")):
+    *shown, loading = blocks("anytime.md")
+    for number, block in enumerate(shown):
         exec(compile(block, "the guide", "exec"), scope)
         if number == 0:
             scope["optimizer"] = torch.optim.SGD(scope["net"].parameters(), 0.01)
@@ -67,3 +70,12 @@ def test_the_anytime_guides_code_runs() -> None:
     assert scope["found"].reason in ("complete", "confidence")
     assert scope["loss"].isfinite()
     assert list(scope["paths"].configs()) == ["FF", "FT", "TF", "TT"]
+    monkeypatch.setattr(branches_of_run, "load_branches", lambda folder: scope["net"])
+    exec(compile(loading, "the guide", "exec"), scope)
+    assert scope["found"].reason in ("complete", "confidence")
+
+
+def test_the_anytime_guides_recipe_is_accepted() -> None:
+    [recipe] = re.findall(r"```toml\n(.*?)```", (GUIDES / "anytime.md").read_text("utf-8"), flags=re.DOTALL)
+    assert parse_recipe(recipe).elastic.adaptive_depth
+    assert parse_recipe(recipe.replace("adaptive_depth = true", "branches = 4")).elastic.branches == 4

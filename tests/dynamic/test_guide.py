@@ -25,7 +25,8 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_recipe_is_accepted_as_written() -> None:
-    [table] = blocks("toml")
+    table, step = blocks("toml")
+    assert parse_recipe(f'[model]\nname = "torchvision:resnet18"\n{step}').train.views == "crop+flip"
     settings = parse_recipe(f'[model]\nname = "torchvision:resnet18"\n{table}').dynamic
     assert settings.places == ("layer2",)
     assert settings.targets == (0.5, 0.7)
@@ -42,7 +43,7 @@ def test_the_commands_have_these_options() -> None:
 
 
 def test_the_loading_and_the_training_work_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    loading, training, _ = blocks("python")
+    loading, training, *_ = blocks("python")
     net = slimming_of(small_supernet()).net
     given: list[Any] = []
 

@@ -29,12 +29,13 @@ from subnet_search.elastic.supernet import Supernet
 from subnet_search.measure import count_macs
 from subnet_search.record import create_run, open_run
 from subnet_search.settings import DynamicSettings, ElasticSettings, ModelSettings
-from subnet_search.small_models import resnet20
+from subnet_search.small_models import SmallResNet, resnet20
 from tests.dynamic.made import IMAGES, LABELS, gate_splits
-from tests.small import EXAMPLE, small_supernet
+from tests.small import EXAMPLE, small_net, small_supernet
 from tests.toys import make_toy
 from tests.vit import tiny_vit, vit_supernet
 
+GRAPH = ElasticSettings(form="graph", step=2, min_share=0.25)
 SETTINGS = DynamicSettings(method="lc", epochs=2, device="cpu", checkpoint_seconds=1e-9)
 
 
@@ -62,11 +63,21 @@ MADE: dict[str, Callable[[], tuple[LayerChannelNet, Tensor]]] = {
         IMAGES.repeat(1, 3, 1, 1),
     ),
     "transformer": lambda: (LayerChannelNet(own_classes(tiny_vit(), EXAMPLE)), IMAGES),
+    "graph": lambda: (LayerChannelNet(vit_supernet().eval()), IMAGES),
+    "convolutions as a graph": lambda: (
+        LayerChannelNet(make_elastic(small_net().eval(), EXAMPLE, GRAPH).eval()),
+        IMAGES,
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["depthwise", *(pytest.param(n, marks=pytest.mark.slow) for n in ("toy", "transformer"))]
+    "name",
+    [
+        "depthwise",
+        "graph",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("toy", "transformer", "convolutions as a graph")),
+    ],
 )
 def test_what_runs_alone_answers_as_masks_do_and_costs_what_is_counted(name: str) -> None:
     net, images = MADE[name]()
@@ -241,8 +252,17 @@ def test_a_net_read_back_decides_and_answers_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_networks_without_blocks_or_classes_of_their_own_are_refused() -> None:
+def test_networks_without_blocks_or_with_sub_paths_are_refused() -> None:
     with pytest.raises(InvalidInput, match="no block of this network can be skipped"):
         LayerChannelNet(own_classes(make_toy("plain"), torch.zeros(1, 3, 8, 8)))
-    with pytest.raises(InvalidInput, match='form = "own classes"'):
-        LayerChannelNet(vit_supernet())
+    adaptive = ElasticSettings(adaptive_depth=True)
+    net = SmallResNet((2, 2), 4, 4, in_channels=1)
+    with pytest.raises(InvalidInput, match=r"a run without \[elastic\] adaptive_depth"):
+        LayerChannelNet(make_elastic(net, EXAMPLE, adaptive))
+
+
+def test_heads_and_hidden_units_of_a_graph_are_scored() -> None:
+    net = LayerChannelNet(vit_supernet().eval())
+    assert [[group.name for group in block.groups] for block in net.blocks] == [
+        [f"blocks.{i}.attention.qkv", f"blocks.{i}.mlp.0"] for i in range(2)
+    ]

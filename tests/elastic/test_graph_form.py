@@ -205,6 +205,7 @@ def test_dropout_acts_in_training_only() -> None:
         assert not torch.equal(one(x), one(x))
 
 
+@pytest.mark.slow
 def test_sources_load_where_only_torch_is(tmp_path: Path) -> None:
     for i, name in enumerate(GRAPH_TOYS):
         _, _, supernet = converted(name)

@@ -28,6 +28,16 @@ def why_not() -> str:
     return ""
 
 
+def make_folder(folder: Path) -> None:
+    """A folder for the data of a server that is not root's."""
+    folder.mkdir()
+    if os.getuid() == 0:
+        shutil.chown(folder, NOBODY)
+        for parent in folder.parents:  # a test's folder lets nobody else in
+            if parent.owner() == "root" and parent != Path("/") and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+
+
 class Server:
     """Runs from `start` to `stop`, as somebody who is not root; its data stay in between."""
 
@@ -41,12 +51,7 @@ class Server:
         self.url = f"postgresql://tester@127.0.0.1:{self._port}/postgres"
 
     def __enter__(self) -> Server:
-        self._folder.mkdir()
-        if os.getuid() == 0:
-            shutil.chown(self._folder, NOBODY)
-            for parent in self._folder.parents:  # a test's folder lets nobody else in
-                if parent.owner() == "root" and parent != Path("/") and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o011)
+        make_folder(self._folder)
         self._call("initdb", "--auth=trust", "--username=tester", "--encoding=UTF8", "--no-sync")
         self.start()
         return self

@@ -140,3 +140,28 @@ def test_an_unknown_searcher_is_refused_with_the_nearest_name() -> None:
 def test_a_seed_is_a_whole_number(seed: object) -> None:
     with pytest.raises(InvalidInput, match="the seed of a search must be"):
         make_searcher("random", SPACE, OBJECTIVES, seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["nsga2", "nsga3", "tpe", "qmc"])
+def test_remembering_which_knobs_trials_share_changes_no_proposal(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = SearchSpace(
+        (*(Knob(f"k{n}", (8, 16, 24, 32)) for n in range(6)), Knob("op", (0, 1, 2), "choice"))
+    )
+    objectives = (Objective("score", "max"), Objective("size", "min"))
+
+    def proposals() -> list[SubnetConfig]:
+        searcher, asked = OptunaSearcher(method, space, objectives, seed=5), []
+        for number in range(50):
+            asked.append(searcher.ask())
+            size = float(sum(asked[-1].values()))
+            if number % 7 == 3:
+                searcher.tell(Evaluation(asked[-1], (), "failed", "no memory"))
+            elif number % 5 != 4:  # else it stays under way
+                searcher.tell(Evaluation(asked[-1], (size % 37, size)))
+        return asked
+
+    remembered = proposals()
+    monkeypatch.setattr(OptunaSearcher, "_shared", lambda self, infer, study, trial: infer(study, trial))
+    assert proposals() == remembered

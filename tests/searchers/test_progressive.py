@@ -334,7 +334,12 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+QUICK = ("tuned", "timed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OPTIONS]
+)
 def test_a_path_cut_off_anywhere_goes_on_to_the_same_path(name: str) -> None:
     options = OPTIONS[name]
 

@@ -21,7 +21,13 @@ from subnet_search.searchers.storage import open_storage, storage_url
         ("oracle://me:secret@host/db", r"SQLite, PostgreSQL or MySQL .* got 'oracle://me:\*\*\*@host/db'"),
         ("sqlite://", "a storage that drivers share is a file"),
         ("sqlite:////nowhere/at/all/study.db", "would lie in /nowhere/at/all, which is no folder"),
-        ("postgresql+nosuch://me@host/db", "needs the Python package nosuch"),
+        ("sqlite:////tmp", "is a folder; give the path of a file"),
+        ("sqlite+aiosqlite:////tmp/study.db", "spoken to by pysqlite, .*; begin the URL with sqlite://"),
+        ("postgresql+nosuch://me@host/db", r"spoken to by psycopg or psycopg2, got .*; begin the URL"),
+        (
+            "mysql://me:secret@host",
+            r"one database of a server, got 'mysql://me:\*\*\*@host' without its name",
+        ),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_without_its_password(url: str, rule: str) -> None:
@@ -61,6 +67,16 @@ def test_a_server_that_is_not_there_is_told_of_at_once() -> None:
     with pytest.raises(InvalidInput, match=r"cannot be opened: .*Look whether its server runs") as told:
         open_storage("postgresql://me:secret@127.0.0.1:9/db")
     assert "secret" not in str(told.value)
+
+
+def test_a_file_that_cannot_be_a_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "notes.db"
+    file.write_text("these are notes, and no database" * 100)
+    with pytest.raises(InvalidInput, match=r"cannot be opened: .*not a database.* Look whether the path"):
+        open_storage(f"sqlite:///{file}")
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)
+    with pytest.raises(InvalidInput, match=rf"this user may not write {tmp_path}; choose another path"):
+        open_storage(f"sqlite:///{file}")
 
 
 def test_the_command_line_refuses_a_storage_before_any_stage_begins(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -399,6 +400,28 @@ def test_a_driver_that_was_killed_goes_on_and_pays_again_only_for_what_was_under
     assert [key for key, times in paid.items() if times > 1] == [toy.asked[5]]
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_driver_that_dies_while_it_hands_in_an_answer_harms_nobody(
+    is_killed: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first, second, config = make("first"), make("second"), config_of()
+    assert first.claim(config) == "mine"
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStudy, "_end", die)  # between the trial's attribute and its state
+        with pytest.raises(KeyboardInterrupt):
+            first.done(evaluated(config), 1.0)
+    if not is_killed:
+        first.close()
+        assert second.claim(config) == "mine"
+        second.close()
+    make("first", own=[(evaluated(config), 1.0)])
+    assert second.claim(config) == Told(evaluated(config), "first")
+    assert make("third").news() == [Told(evaluated(config), "first")]
+
+
 def test_a_driver_that_fails_lets_go_of_its_claims(make: Make) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
@@ -432,14 +455,14 @@ print(*toy.asked)
 """
 
 
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Any]:
-    from tests.searchers.postgres import Server, why_not
-
-    if reason := why_not():
+@pytest.fixture(params=["postgres", "mariadb"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A real server of a test's own."""
+    kind = importlib.import_module(f"tests.searchers.{request.param}")
+    if reason := kind.why_not():
         pytest.skip(reason)
-    with Server(tmp_path / "server") as server:
-        yield server
+    with kind.Server(tmp_path / "server") as running:
+        yield running
 
 
 def paid_by_two_processes(url: str, folder: Path) -> list[str]:
@@ -463,29 +486,60 @@ def test_two_processes_on_a_file_pay_for_nothing_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_on_postgresql_pay_for_nothing_twice(postgres: Any, tmp_path: Path) -> None:
-    paid = Counter(paid_by_two_processes(postgres.url, tmp_path))
+def test_two_processes_on_a_server_pay_for_nothing_twice(server: Any, tmp_path: Path) -> None:
+    paid = Counter(paid_by_two_processes(server.url, tmp_path))
     assert set(paid.values()) == {1}
     assert len(paid) == SPACE.size
 
 
 @pytest.mark.slow
-def test_a_server_that_is_stopped_and_started_again_loses_nothing(postgres: Any, tmp_path: Path) -> None:
+def test_on_a_server_a_claim_sees_what_others_have_committed_and_attributes_fit(
+    server: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url: dict[str, Any] = {"url": server.url}
+    first, second, config = make("first", **url), make("second", **url), config_of()
+    create = SharedStudy.create
+    claimed: list[object] = []
+
+    def create_after_the_other(table: SharedStudy, config: SubnetConfig) -> int:
+        monkeypatch.setattr(SharedStudy, "create", create)
+        claimed.append(second.claim(config))
+        return create(table, config)
+
+    monkeypatch.setattr(SharedStudy, "create", create_after_the_other)
+    claimed.append(first.claim(config))
+    assert claimed == ["mine", "theirs"]
+    many = Images(10**6, 10**6, right=bytes(125_000))
+    long = [
+        Evaluation(config_of(head=16), (), "failed", "RuntimeError: " + "\U0001f600é" * 40_000),
+        Evaluation(config_of(head=24), (1 / 3, 2e12), images=many),
+    ]
+    for evaluation in long:
+        assert first.claim(evaluation.config) == "mine"
+        first.done(evaluation, 1.0)
+    failed, full = (second.claim(evaluation.config).evaluation for evaluation in long)  # type: ignore[union-attr]
+    assert (failed.status, failed.reason) == ("failed", long[0].reason[: len(failed.reason)])
+    assert len(failed.reason) > 1000
+    assert (full.values, full.images) == (long[1].values, Images(10**6, 10**6))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_and_started_again_loses_nothing(server: Any, tmp_path: Path) -> None:
     clock, said = Clock(), list[str]()
 
     def stop_and_start() -> None:
         if len(toy.asked) == 6:
-            postgres.stop()
+            server.stop()
         if len(toy.asked) == 12:
-            postgres.start()
+            server.start()
             clock.sleep(31)
 
     toy = Toy(stop_and_start)
-    claims = StudyClaims(postgres.url, driver="this", say=said.append, clock_s=clock, sleep=clock.sleep)
+    claims = StudyClaims(server.url, driver="this", say=said.append, clock_s=clock, sleep=clock.sleep)
     with create_run(tmp_path / "run", "") as run:
         result = go(toy, claims, run)
         assert len(answers(run.journal)) == len(toy.asked) == len(result.evaluations) == 18
     assert ["does not answer" in line for line in said[1:]] == [True, False]
-    other = StudyClaims(postgres.url, driver="other", renews=False)
+    other = StudyClaims(server.url, driver="other", renews=False)
     other.open(SPACE, OBJECTIVES, "weights1", ())
     assert {told.evaluation.config.key for told in other.news()} == set(toy.asked)

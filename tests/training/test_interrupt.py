@@ -56,7 +56,8 @@ def unbroken() -> tuple[Supernet, tuple[float, ...]]:
     return supernet, train(supernet, small_splits(), settings=SETTINGS).losses
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_training_that_was_killed_goes_on_to_the_unbroken_result(
     number: signal.Signals, unbroken: tuple[Supernet, tuple[float, ...]], tmp_path: Path
 ) -> None:

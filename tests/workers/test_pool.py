@@ -138,6 +138,7 @@ def until(holds: Callable[[], bool], most_s: float = 60.0) -> None:
     end_s = time.monotonic() + most_s
     while not holds():
         assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 def test_without_any_worker_a_search_ends_in_words_and_can_go_on(ray_cluster: Any, tmp_path: Path) -> None:

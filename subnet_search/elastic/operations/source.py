@@ -87,7 +87,7 @@ def graph_source(supernet: Supernet, config: SubnetConfig) -> GraphSource:
     model: Any = supernet.model
     form: GraphForm = supernet.form_of(config)
     program, units = form.program, supernet.units_of(config)
-    skipped = [block for block in supernet.blocks if config[block] == 0]
+    skipped = supernet.skipped_in(config)
     used = _Used(supernet, units)
     body = list(program.lines(used.text, skipped))
     lines = _head(config.key, type(model).__mro__[2].__name__, used.parts, program)
