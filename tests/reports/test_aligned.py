@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from reports import aligned
 from reports.page import build_page
 from reports.view import RunView
