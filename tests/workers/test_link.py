@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import socketserver
 import threading
@@ -116,6 +117,26 @@ def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     with pytest.raises(InvalidInput, match="no Ray cluster answers at"), connected(Workers(2, "auto")):
         raise AssertionError("there is a cluster on this machine")
+
+
+@pytest.mark.slow
+def test_ray_on_this_machine_leaves_nothing_that_clusters_without_tokens_cannot_bear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install subnet-search[ray]")
+    from ray.cluster_utils import Cluster
+
+    for name in ("RAY_AUTH_MODE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with connected(Workers(1)):
+        assert ray.get(ray.put(1)) == 1
+    assert "RAY_AUTH_MODE" not in os.environ
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        with connected(Workers(1, cluster.address)):
+            assert ray.get(ray.remote(lambda: os.getpid()).remote(), timeout=120) != os.getpid()
+    finally:
+        cluster.shutdown()
 
 
 def test_versions_that_differ_are_named() -> None:
