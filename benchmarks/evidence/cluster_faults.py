@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +35,7 @@ COMMAND = "python -m benchmarks.evidence.cluster_faults"
 RUNS = Path("runs/cluster_faults")
 NODE: dict[str, Any] = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 80 * 2**20}
 HAPPENS_AT = 10  # answers
+OFF_S = 15.0  # that the storage does not answer
 EVALUATIONS, WORKERS, TRIES, PATIENCE_S = 30, 4, 3, 120.0
 HEAD = f"""# Faults of a cluster
 
@@ -75,7 +77,7 @@ def main() -> None:
     print((RESULTS / "cluster_faults.md").read_text("utf-8"))
 
 
-def tried(fault: Callable[[Any, Path], None]) -> Row:
+def tried(fault: Callable[[Any, Path], str | None]) -> Row:
     """One try on a fresh cluster and a fresh run."""
     import ray
     from ray.cluster_utils import Cluster
@@ -87,15 +89,15 @@ def tried(fault: Callable[[Any, Path], None]) -> Row:
             cluster.add_node(**NODE)
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
             start_s = time.monotonic()
-            fault(cluster, folder)
+            told = fault(cluster, folder)
             seconds = time.monotonic() - start_s
         finally:
             ray.shutdown()
             cluster.shutdown()  # type: ignore[no-untyped-call]
-        return judged(folder, seconds)
+        return judged(folder, seconds, told or "")
 
 
-def judged(folder: Path, seconds: float) -> Row:
+def judged(folder: Path, seconds: float, told: str) -> Row:
     """What journal and evaluators wrote down, beside a search in one process."""
     with tempfile.TemporaryDirectory() as scratch, create_run(Path(scratch, "run"), "") as run:
         go(factory(Path(scratch), wait_s=0.0), run)
@@ -112,7 +114,7 @@ def judged(folder: Path, seconds: float) -> Row:
         missing=len(expected.keys() - found.keys() - failed.keys()),
         wrong=sum(found[key] != expected.get(key) for key in found),
         seconds=seconds,
-        told="; ".join(sorted(set(failed.values()))),
+        told="; ".join(sorted({*failed.values(), told} - {""})),
     )
 
 
@@ -208,6 +210,32 @@ def driver_dies(cluster: Any, folder: Path) -> None:
     subprocess.run(command, check=True)
 
 
+def storage_stops(cluster: Any, folder: Path) -> str:
+    """The server of a shared study is stopped in the midst of a search, and started again later."""
+    from subnet_search.searchers.study_claims import StudyClaims
+    from tests.searchers.postgres import Server
+
+    def stop_for_a_while(cluster: Any, workers: Disturbed, answer: int) -> None:
+        if answer == HAPPENS_AT:
+            server.stop()
+            threading.Timer(OFF_S, server.start).start()
+
+    def mirrored() -> int:
+        other = StudyClaims(server.url, driver="other", renews=False)
+        other.open(SPACE, workers.objectives, workers.context, ())
+        return len(other.news())
+
+    with (
+        Server(folder / "server") as server,
+        closing(Disturbed(factory(folder), Workers(WORKERS))) as workers,
+    ):
+        until(lambda: workers.look_once() == WORKERS)
+        workers.happens = functools.partial(stop_for_a_while, cluster, workers)
+        with create_run(folder / "run", "") as run:
+            go(workers, run, claims=StudyClaims(server.url, driver="this"))
+        return f"{mirrored()} of {EVALUATIONS} in the storage, which was off for {OFF_S:g} s"
+
+
 def has_results(journal: Path, least: int) -> bool:
     return journal.exists() and journal.read_bytes().count(b'"kind":"result"') >= least
 
@@ -219,7 +247,7 @@ def until(holds: Callable[[], bool]) -> None:
             raise RuntimeError(f"it did not come to pass within {PATIENCE_S:g} s")
 
 
-FAULTS: dict[str, Callable[[Any, Path], None]] = {
+FAULTS: dict[str, Callable[[Any, Path], str | None]] = {
     "worker killed in an evaluation": in_trouble("killed once"),
     "sub-net that kills every worker": in_trouble("killed always"),
     "sub-net without enough memory": in_trouble("no memory"),
@@ -229,6 +257,7 @@ FAULTS: dict[str, Callable[[Any, Path], None]] = {
     "one of two nodes removed": disturbed(lose_a_node),
     "one node removed and another added": disturbed(lose_a_node_and_get_another),
     "driver killed with kill -9 twice and started again": driver_dies,
+    "storage server (PostgreSQL) stopped and started again": storage_stops,
 }
 
 
