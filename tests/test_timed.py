@@ -238,10 +238,10 @@ def test_the_estimate_of_a_road_is_within_a_factor_of_two_of_what_it_takes(tmp_p
 
 
 @pytest.mark.slow
-def test_the_quickstart_in_one_minute_walks_the_whole_road_in_time(tmp_path: Path) -> None:
+def test_the_quickstart_in_few_minutes_walks_the_whole_road_in_time(tmp_path: Path) -> None:
     start_s = time.monotonic()
-    assert run_command(["quickstart", "--minutes", "1", "--out", str(tmp_path)]) == 0
-    assert time.monotonic() - start_s < 60 + 5
+    assert run_command(["quickstart", "--minutes", "1.5", "--out", str(tmp_path)]) == 0
+    assert time.monotonic() - start_s < 90 + 5
     folder = tmp_path / "quickstart"
     assert (folder / "report.html").is_file()
     assert len(list(folder.glob("subnets/*/proof.json"))) >= 1
@@ -279,7 +279,7 @@ def test_time_that_ends_in_training_is_a_clean_stop_and_the_stage_keeps_its_epoc
     assert place["step"] > 0
     assert 1 < place["epochs"] < 100
     rehearsed(monkeypatch, RATES)
-    assert run_command(["resume", str(folder), "--minutes", "0.2"]) == 2
+    assert run_command(["resume", str(folder), "--minutes", "0.1"]) == 2
     assert f"train has begun and keeps its {place['epochs']} epochs" in capsys.readouterr().err
     assert run_command(["resume", str(folder)]) == 0  # what has not begun does what the recipe says
     assert read_json(folder, "checkpoint.json")["epochs"] == place["epochs"]
