@@ -36,7 +36,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     command += [f"--port={free_port()}", f"--ray-client-server-port={port}", "--include-dashboard=false"]
     command += [f"--object-store-memory={80 * 2**20}"]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
-    slow = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}  # a busy machine takes long to import Ray
+    slow = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "60"}  # a busy machine takes long to import Ray
     with tempfile.TemporaryDirectory(
         dir="/tmp", ignore_cleanup_errors=True
     ) as folder:  # sockets need short paths
@@ -65,6 +65,7 @@ def refusal(address: str) -> str:
     return ""
 
 
+@pytest.mark.timeout(900)
 def test_from_outside_a_worker_may_die_and_ctrl_c_be_pressed(address: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRIVER, str(tmp_path), address]
     told = tmp_path / "calls"
@@ -72,9 +73,12 @@ def test_from_outside_a_worker_may_die_and_ctrl_c_be_pressed(address: str, tmp_p
     def done(number: int) -> bool:
         return told.exists() and len(calls(tmp_path)) >= number
 
-    with open(tmp_path / "stderr", "w") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=said)
-    until(lambda: done(4) or process.poll() is not None, most_s=120.0)
+    for _ in range(3):  # Ray's server for a client does not always start; that is said, and one tries again
+        with open(tmp_path / "stderr", "w") as said:
+            process = subprocess.Popen(command, cwd=ROOT, stderr=said)
+        until(lambda process=process: done(4) or process.poll() is not None, most_s=150.0)
+        if "Starting Ray client server failed" not in (tmp_path / "stderr").read_text():
+            break
     assert process.poll() is None, (tmp_path / "stderr").read_text()
     os.kill(calls(tmp_path)[-1][1], signal.SIGKILL)
     until(lambda: done(8))
