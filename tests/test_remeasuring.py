@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch import nn
@@ -61,6 +62,19 @@ def test_a_limit_that_nobody_meets_any_more_names_the_fastest() -> None:
         settled(front((90, 4.0), (91, 4.5)), best, look, 5.0)  # type: ignore[arg-type]
 
 
+def workbench(folder: Path, told: list[str]) -> Any:
+    """What the choice needs of one; what it says goes into `told`."""
+    return SimpleNamespace(
+        times_nets=True,
+        run=create_run(folder / "run", ""),
+        recipe=SimpleNamespace(device=DeviceSettings(), search=SimpleNamespace(seed=0, limits={})),
+        meter=SimpleNamespace(profile={"clock": "wall"}, reference=Latency(3.0, 3.0, 3.0, 30)),
+        supernet=None,
+        limits=lambda limits: limits,
+        say=told.append,
+    )
+
+
 def test_what_was_measured_again_is_kept_with_who_was_not_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,15 +87,7 @@ def test_what_was_measured_again_is_kept_with_who_was_not_told_apart(
 
     monkeypatch.setattr(remeasuring, "SubnetLatency", lambda *args, **more: SimpleNamespace(of=look))
     told = list[str]()
-    bench = SimpleNamespace(
-        times_nets=True,
-        run=create_run(tmp_path / "run", ""),
-        recipe=SimpleNamespace(device=DeviceSettings(), search=SimpleNamespace(seed=0, limits={})),
-        meter=SimpleNamespace(profile={"clock": "wall"}, reference=Latency(3.0, 3.0, 3.0, 30)),
-        supernet=None,
-        limits=lambda limits: limits,
-        say=told.append,
-    )
+    bench = workbench(tmp_path, told)
     remeasuring.choose_measured(bench, members, list)  # type: ignore[arg-type]
     keys = [member.config.key for member in members]
     stored = bench.run.read_json("latency_again.json")
@@ -107,15 +113,7 @@ def test_a_device_that_hangs_once_is_asked_again_and_one_that_hangs_twice_costs_
 
     monkeypatch.setattr(remeasuring, "SubnetLatency", lambda *args, **more: SimpleNamespace(of=look))
     told = list[str]()
-    bench = SimpleNamespace(
-        times_nets=True,
-        run=create_run(tmp_path / "run", ""),
-        recipe=SimpleNamespace(device=DeviceSettings(), search=SimpleNamespace(seed=0, limits={})),
-        meter=SimpleNamespace(profile={"clock": "wall"}, reference=Latency(3.0, 3.0, 3.0, 30)),
-        supernet=None,
-        limits=lambda limits: limits,
-        say=told.append,
-    )
+    bench = workbench(tmp_path, told)
     for _ in range(2):  # the second time nothing is measured again
         chosen = remeasuring.choose_measured(bench, members, list)  # type: ignore[arg-type]
         assert [member.config["a"] for member in chosen] == [0, 2]

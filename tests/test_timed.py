@@ -238,10 +238,10 @@ def test_the_estimate_of_a_road_is_within_a_factor_of_two_of_what_it_takes(tmp_p
 
 
 @pytest.mark.slow
-def test_the_quickstart_in_few_minutes_walks_the_whole_road_in_time(tmp_path: Path) -> None:
+def test_the_quickstart_in_one_minute_walks_the_whole_road_in_time(tmp_path: Path) -> None:
     start_s = time.monotonic()
-    assert run_command(["quickstart", "--minutes", "1.5", "--out", str(tmp_path)]) == 0
-    assert time.monotonic() - start_s < 90 + 5
+    assert run_command(["quickstart", "--minutes", "1", "--out", str(tmp_path)]) == 0
+    assert time.monotonic() - start_s < 60 + 5
     folder = tmp_path / "quickstart"
     assert (folder / "report.html").is_file()
     assert len(list(folder.glob("subnets/*/proof.json"))) >= 1

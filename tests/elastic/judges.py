@@ -37,11 +37,8 @@ def answers(net: nn.Module, example: Example) -> list[Tensor]:
 
 
 def assert_near(got: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
-    """Compares two tensors, small values beside the largest one; a failure says of what."""
-    largest = max(1.0, float(wanted.detach().abs().max()))
-    torch.testing.assert_close(
-        got, wanted, atol=tolerance * largest, rtol=tolerance, msg=lambda m: f"{what}: {m}"
-    )
+    """Compares two tensors; a failure says of what."""
+    torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance, msg=lambda m: f"{what}: {m}")
 
 
 def judge_largest(model: nn.Module, supernet: Supernet, example: Example) -> None:
@@ -53,13 +50,14 @@ def judge_largest(model: nn.Module, supernet: Supernet, example: Example) -> Non
 
 def judge_extracted(supernet: Supernet, example: Example, chosen: Sequence[SubnetConfig]) -> None:
     """Extracted sub-nets compute what the active ones compute, and share no memory with them."""
+    supernet, example = _in_float64(supernet, example)
     own = {p.untyped_storage().data_ptr() for p in (*supernet.parameters(), *supernet.buffers())}
     for config in chosen:
         net = extract(supernet, config, example)
         with supernet.subnet(config):
             wanted = answers(supernet, example)
         for active, got in zip(wanted, answers(net, example), strict=True):
-            assert_near(got, active, 2e-5, f"{dict(config)}")
+            assert_near(got, active, 1e-8, f"{dict(config)}")
         if isinstance(supernet.model, RunsGraph):
             kinds = {type(m) for m in net.modules()} - {type(net)}
             assert all(kind.__module__.startswith("torch.nn.") for kind in kinds), kinds
