@@ -309,7 +309,9 @@ def kit(
     out: Out = Path("runs"),
     count: Annotated[int, typer.Option(help="Nets in the kit.")] = 30,
     formats: Annotated[str, typer.Option(help="Of onnx, pt2, pte, with commas between.")] = "onnx",
-    device: Annotated[str, typer.Option(help="A name for the board.")] = "board",
+    device: Annotated[
+        str | None, typer.Option(help='A name for the board (default: [device] board, else "board").')
+    ] = None,
     front: Annotated[
         bool, typer.Option("--front", help="Take the front's members, to measure what was predicted.")
     ] = False,

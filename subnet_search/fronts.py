@@ -10,6 +10,7 @@ from typing import Literal
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
 from search_spaces.costs import COST_NAMES
 from subnet_search.choosing import named_values
+from subnet_search.kit_boards import keep_for_search
 from subnet_search.recipe import walks_a_path
 from subnet_search.record import Evaluation, Objective, ParetoFront, Run, worst_values
 from subnet_search.searchers import (
@@ -25,6 +26,7 @@ from subnet_search.searchers import (
     spread_out,
 )
 from subnet_search.searchers.feasible import Feasible
+from subnet_search.settings import PREDICTED
 from subnet_search.standing import chosen_keys
 from subnet_search.subnet_sets import save_subnets
 from subnet_search.workbench import Workbench
@@ -37,6 +39,11 @@ FrontState = Literal["searching", "cut short", "complete"]
 def search_front(bench: Workbench) -> None:
     """The search, continued where its journal ends, and the front it found."""
     settings = bench.recipe.search
+    if PREDICTED in settings.objectives:
+        bench.check_board_limit(
+            bench.limits(settings.limits)
+        )  # before what is known is set down: more may come
+        keep_for_search(bench.run, str(bench.recipe.device.board))
     racing = Racing() if settings.racing else None
     evaluator = _evaluator(bench)
     path = bench.path() if walks_a_path(bench.recipe) else []

@@ -27,6 +27,7 @@ from subnet_search.settings import DeviceSettings
 from subnet_search.workbench import Workbench, set_up_process
 
 KITS = "kits"
+BOARD = "board"  # its name where none is given
 POOL = 400  # random sub-nets among which a kit's are chosen
 LEAST_NETS = 2
 README = """# Measuring kit {number}
@@ -101,19 +102,21 @@ def write_kit(
 
 
 def kit_for(
-    run: Run, count: int, formats: str, device: str, front: bool, *, say: Callable[[str], None]
+    run: Run, count: int, formats: str, device: str | None, front: bool, *, say: Callable[[str], None]
 ) -> Path:
-    """`write_kit` as the command line calls it: formats with commas between."""
+    """`write_kit` as the command line calls it: formats with commas between, the recipe's board by default."""
     recipe = read_settings(run)
     set_up_process(recipe)
     kinds = [name.strip() for name in formats.split(",")]
     configs = _front(run, count) if front else []
-    return write_kit(Workbench(run, recipe, say), count, kinds, device=device, configs=configs)
+    board = device or recipe.device.board or BOARD
+    return write_kit(Workbench(run, recipe, say), count, kinds, device=board, configs=configs)
 
 
-def import_into(run: Run, results: Path, device: str, number: int | None = None) -> Board:
-    """Brings the results of one of the run's kits back; see `import_results`."""
-    return import_results(run, results, kit_of(run, number), device)
+def import_into(run: Run, results: Path, device: str | None = None, number: int | None = None) -> Board:
+    """Brings the results of one of the run's kits back; see `import_results`. The recipe's board by default."""
+    board = device or read_settings(run).device.board or BOARD
+    return import_results(run, results, kit_of(run, number), board)
 
 
 def choose_nets(

@@ -18,9 +18,10 @@ from search_spaces import InvalidInput
 from search_spaces.files import config_from_json, costs_from_json, space_from_json
 from subnet_search.kit_results import Results, outliers, read_results
 from subnet_search.record import Objective, Run
+from subnet_search.settings import PREDICTED
 
 BOARDS = "boards"
-PREDICTED = "predicted_latency_ms"
+SEARCHED = "board.json"  # what the search of a run knows of its board
 HALF_INTERVAL = 1.96  # standard errors
 LEAST_JUDGED = 8  # rows, of which four fifths can be learnt from
 
@@ -130,19 +131,24 @@ def learn(run: Run, device: str, measured: Sequence[Mapping[str, Any]], notes: t
     )
 
 
+def is_known(run: Run, device: str) -> bool:
+    """Whether anything was imported for that board."""
+    return run.has(f"{BOARDS}/{device}.json")
+
+
 def board_predictor(run: Run, device: str) -> LatencyPredictor:
     """The predictor of a board, fitted to what the run holds of it.
 
     Raises:
         InvalidInput: nothing, or too little, was imported for that board.
     """
-    if not run.has(f"{BOARDS}/{device}.json"):
+    if not is_known(run, device):
         known = [
             name.split("/")[1].removesuffix(".json") for name in run.names() if name.startswith(f"{BOARDS}/")
         ]
         raise InvalidInput(
             f"run {run.folder} knows no board {device!r}, {f'only {known}' if known else 'and no other'}; bring its "
-            "measurements back with subnet-search kit RUN --import"
+            f"measurements back with subnet-search kit {run.folder} --import FILE --device {device}"
         )
     measured = run.read_json(f"{BOARDS}/{device}.json")["measurements"]
     if len(measured) < LEAST_ROWS:
@@ -162,6 +168,25 @@ def predicted_latency(run: Run, device: str) -> Objective:
         InvalidInput: see `board_predictor`.
     """
     return Objective(PREDICTED, "min", exact=board_predictor(run, device).predict_rows)
+
+
+def keep_for_search(run: Run, device: str) -> None:
+    """Sets down what the run's search knows of its board, so that what is imported later does not change its goal.
+
+    Raises:
+        InvalidInput: see `board_predictor`.
+    """
+    if not run.has(SEARCHED):
+        board_predictor(run, device)
+        run.write_json(SEARCHED, run.read_json(f"{BOARDS}/{device}.json"))
+
+
+def latency_in_search(run: Run, device: str) -> Objective:
+    """`predicted_latency` from what was known when the run's search began, or is known now if it did not begin."""
+    if not run.has(SEARCHED):
+        return predicted_latency(run, device)
+    predictor, _ = _fitted(run, run.read_json(SEARCHED)["measurements"])
+    return Objective(PREDICTED, "min", exact=predictor.predict_rows)
 
 
 def _new(run: Run) -> LatencyPredictor:

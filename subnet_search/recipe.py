@@ -16,6 +16,7 @@ from search_spaces.costs import COST_NAMES
 from search_spaces.errors import InvalidInput, nearest_names
 from subnet_search.settings import (
     OBJECTIVES,
+    PREDICTED,
     Count,
     DataSettings,
     DeviceSettings,
@@ -280,7 +281,14 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
 
 def _disagreements(built: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What two tables cannot both say: table, key and a sentence."""
-    elastic, train, search = (built.get(name) for name in ("elastic", "train", "search"))
+    elastic, train, search, device = (built.get(name) for name in ("elastic", "train", "search", "device"))
+    if search is not None and PREDICTED in search.objectives and device is not None and device.board is None:
+        yield (
+            "search",
+            "objectives",
+            f'[search] objectives name {PREDICTED}, which needs a board; add [device] board = "NAME", the --device of '
+            "subnet-search kit",
+        )
     if elastic is None or not elastic.is_structured:
         return
     asked = "adaptive_depth" if elastic.adaptive_depth else "branches"

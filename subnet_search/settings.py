@@ -68,9 +68,12 @@ PRECISIONS = {
     "command": ("fp32",),
 }
 LATENCY = "latency_ms"
+PREDICTED = "predicted_latency_ms"  # of a board whose measurements came back from a kit
 RESOLUTION = 0.005  # of a latency: along a path, times that differ by less are not told apart
-OBJECTIVES = ("top1_percent", LATENCY, *COST_NAMES)  # what can be measured or computed without a function
+# what can be measured, computed or foretold without a function of the user's
+OBJECTIVES = ("top1_percent", LATENCY, PREDICTED, *COST_NAMES)
 MetricName = Annotated[str, _like(r"[A-Za-z]\w{0,59}", "up to 60 letters, digits and _, a letter first")]
+BoardName = Annotated[str, _like(r"[\w-][\w.-]{0,59}", "up to 60 letters, digits, _, - and ., no . in front")]
 Limits = Mapping[str, Annotated[float | str, PlainValidator(_limit)]]
 
 
@@ -111,6 +114,9 @@ class DeviceSettings(Settings):
     "adb shell bench {file} --runs {runs}" and reads the times that it prints, in `command_unit`. The file is of
     `command_format`; a command that is silent for `timeout_s` is stopped. `input_px` is the height of the images
     (none: that of the data). "bf16" and "int8" are for runtimes that have them.
+
+    `board` names a board that a measuring kit was carried to; the objective `predicted_latency_ms` is the time that
+    sub-nets are expected to take there.
     """
 
     name: Device = "auto"
@@ -123,6 +129,7 @@ class DeviceSettings(Settings):
     command_format: Literal["onnx", "pt2", "pte"] = "onnx"
     command_unit: Literal["s", "ms", "us"] = "ms"
     timeout_s: Positive = 60.0
+    board: BoardName | None = None
 
     @field_validator("runtime")
     @classmethod
@@ -333,10 +340,10 @@ class SearchSettings(Settings):
 
     "guided" learns from what it evaluates; "progressive" searches a path of nested sub-nets, see `ProgressiveSettings`;
     "uniform" looks at uniform widths only.
-    `objectives` are top1_percent, latency_ms, costs, and names of [evaluate.metrics]; limits are on objectives or
-    costs. A limit is a number, or a percentage of the largest net's cost or latency such as "25%". `choose`
-    members spread over the front are chosen, or, if `choose_under` lists limits, the best member under each of
-    them; `choose_knee` adds the front's knee (in the first objective to be low and the first to be high).
+    `objectives` are top1_percent, latency_ms, predicted_latency_ms, costs, and names of [evaluate.metrics]; limits
+    are on objectives or costs. A limit is a number, or a percentage of the largest net's cost or latency such as
+    "25%". `choose` members spread over the front are chosen, or, if `choose_under` lists limits, the best member
+    under each of them; `choose_knee` adds the front's knee (in the first objective to be low and the first to be high).
     `racing` stops the evaluation of a sub-net once its images show, with 95 % confidence, that another one beats it.
     """
 

@@ -38,7 +38,7 @@ from subnet_search.record.atomic import telling_what_failed
 from subnet_search.record.reranking import in_words
 from subnet_search.remeasuring import choose_measured
 from subnet_search.searchers.progressive import least_accuracy
-from subnet_search.settings import LATENCY
+from subnet_search.settings import LATENCY, PREDICTED
 from subnet_search.standing import JOINED, JOINING, chosen_keys, is_on_a_path
 from subnet_search.training import Among, PlainStep, SandwichStep, train
 from subnet_search.training.of_recipe import step_of
@@ -79,8 +79,7 @@ def prepare(bench: Workbench) -> None:
     run.write_json("splits.json", {**bench.recipe.data.model_dump(mode="json"), **data})
     run.write_json("space.json", space_to_json(supernet.space))
     run.write_json("costs.json", costs_to_json(supernet.costs))
-    for limits in (bench.recipe.search.limits, *bench.recipe.search.choose_under):
-        bench.check_latency_limit(supernet, bench.limits(limits))
+    check_limits(bench, supernet)
     share, heights = 100 * supernet.coverage["reachable_macs_share"], supernet.coverage["resolution"]
     sizes = f"; images of {', '.join(map(str, heights))} pixels" if heights else ""
     bench.say(f"  {Decimal(supernet.space.size):.3g} sub-nets; {share:.0f} % of the MACs are elastic{sizes}")
@@ -91,6 +90,22 @@ def prepare(bench: Workbench) -> None:
         check_path(bench)
         check_threshold(bench, supernet)
     run.write_json("coverage.json", supernet.coverage)
+
+
+def check_limits(bench: Workbench, supernet: Supernet) -> None:
+    """Raises `InvalidInput` for limits that no sub-net meets; those on a board that is not known yet wait."""
+    settings, waits = bench.recipe.search, set[str]()
+    if PREDICTED in settings.objectives and not bench.knows_board:
+        waits, board = {PREDICTED}, bench.recipe.device.board
+        bench.say(
+            f"  nothing is known of board {board!r} yet, and the search needs it: subnet-search kit {bench.run.folder} "
+            f"writes nets to measure there, and kit {bench.run.folder} --import FILE --device {board} brings their "
+            "times back"
+        )
+    for asked in (settings.limits, *settings.choose_under):
+        limits = bench.limits({name: bound for name, bound in asked.items() if name not in waits})
+        bench.check_latency_limit(supernet, limits)
+        bench.check_board_limit(limits)
 
 
 def check_path(bench: Workbench) -> None:

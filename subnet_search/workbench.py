@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from subnet_search.elastic import Statistics, Supernet, extract, make_elastic
 from subnet_search.elastic.extraction import cut_out
 from subnet_search.elastic.statistics import load_statistics, save_statistics
 from subnet_search.exporting import check_formats
+from subnet_search.kit_boards import is_known, latency_in_search
 from subnet_search.measure import (
     LatencyMeter,
     SubnetLatency,
@@ -47,11 +49,12 @@ from subnet_search.ranking import NoiseLevels, levels_from_json, predicted_incre
 from subnet_search.recipe import Recipe, walks_a_path
 from subnet_search.record import Objective, Run
 from subnet_search.searchers import Claims, Workers, reselect
-from subnet_search.settings import LATENCY
+from subnet_search.settings import LATENCY, PREDICTED
 from subnet_search.standing import JOINED, begun_epochs, chosen_keys
 
 Say = Callable[[str], None]
 
+LOOKED_AT = 4000  # random sub-nets whose time on a board is foretold
 NEAR = 0.9  # of the fastest net looked at: another one may be a little faster
 
 
@@ -256,7 +259,18 @@ class Workbench:
         """Measures sub-nets of the trained supernet on search-validation."""
         asked, settings = self.recipe.search.objectives, self.recipe.evaluate
         meter = self.meter if self.times_nets else None
-        return make_evaluator(self.supernet, self.splits, asked, settings, latency=meter)
+        objectives = [self.board_latency if name == PREDICTED else name for name in asked]
+        return make_evaluator(self.supernet, self.splits, objectives, settings, latency=meter)
+
+    @property
+    def knows_board(self) -> bool:
+        """Whether measurements of the recipe's board are there."""
+        return is_known(self.run, str(self.recipe.device.board))
+
+    @cached_property
+    def board_latency(self) -> Objective:
+        """What sub-nets are expected to take on the recipe's board."""
+        return latency_in_search(self.run, str(self.recipe.device.board))
 
     @cached_property
     def metrics(self) -> dict[str, Objective]:
@@ -295,12 +309,15 @@ class Workbench:
                 raise InvalidInput(f"a limit must be on one of {', '.join(known)}, got {name!r}")
             if not isinstance(bound, str):
                 numbers[name] = bound
-            elif name == LATENCY or name in COST_NAMES:
-                whole = self.meter.reference.median_ms if name == LATENCY else float(largest[name][0])
-                numbers[name] = float(bound.rstrip("% ")) / 100 * whole
+            elif name in (LATENCY, PREDICTED, *COST_NAMES):
+                if name == LATENCY:
+                    whole = self.meter.reference.median_ms
+                else:
+                    whole = self._on_board([space.largest()]) if name == PREDICTED else largest[name][0]
+                numbers[name] = float(bound.rstrip("% ")) / 100 * float(whole)
             else:
                 raise InvalidInput(
-                    f"a percentage must be of {', '.join((*COST_NAMES, LATENCY))}, got {name} = {bound!r}"
+                    f"a percentage must be of {', '.join((*COST_NAMES, LATENCY, PREDICTED))}, got {name} = {bound!r}"
                 )
         check_limits(space, costs, {name: bound for name, bound in numbers.items() if name in COST_NAMES})
         if not 0 <= numbers.get("top1_percent", 0.0) <= 100:
@@ -324,6 +341,23 @@ class Workbench:
                 f"no sub-net has {LATENCY} <= {limits[LATENCY]:.3g}; the fastest possible takes {least_ms:.3g} ms "
                 f"({self.meter.profile['runtime']}): raise the limit or let the space go smaller"
             )
+
+    def check_board_limit(self, limits: Mapping[str, float]) -> None:
+        """Raises `InvalidInput` where no sub-net that was looked at is expected to be near the limit on a board."""
+        if PREDICTED not in limits:
+            return
+        some = self.space.sample(np.random.default_rng(0), LOOKED_AT)
+        least_ms = self._on_board([*smallest_nets(self.space), *some])
+        if limits[PREDICTED] < NEAR * least_ms:
+            raise InvalidInput(
+                f"no sub-net has {PREDICTED} <= {limits[PREDICTED]:.3g}; the fastest is expected to take "
+                f"{least_ms:.3g} ms on board {self.recipe.device.board!r}: raise the limit or let the space go smaller"
+            )
+
+    def _on_board(self, configs: list[SubnetConfig]) -> float:
+        """The least of the milliseconds that sub-nets are expected to take on the board."""
+        assert self.board_latency.exact is not None
+        return float(self.board_latency.exact(self.space.encode(configs)).min())
 
     def chosen(self) -> list[SubnetConfig]:
         """The configs that were chosen for fine-tuning, by key."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from subnet_search.elastic.extraction import extract
 from subnet_search.elastic.statistics import recalibrate
 from subnet_search.exporting import FORMATS, export
 from subnet_search.measure import count_params
+from subnet_search.measure.runtimes.onnx_files import open_session, session_answers
 from tests.small import EXAMPLE, small_splits, small_supernet
 
 BATCHES = small_splits().calibration
@@ -33,6 +35,38 @@ class TwoInputs(nn.Module):
 
     def forward(self, image: Tensor, scale: Tensor) -> Tensor:
         return self.layer(image) * scale
+
+
+class Windows(nn.Module):
+    """Attention in each of some windows: `[B, heads, windows, tokens, channels]`, or with `dims` 3 without heads."""
+
+    def __init__(self, dims: int, masked: bool) -> None:
+        super().__init__()
+        self.read, self.dims = nn.Linear(4, 12), dims
+        mask = torch.ones(6, 6).tril().bool() if masked else None
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 3, 2, 6, 4]
+        q, k, v = self.read(x if self.dims == 5 else x[:, 0, 0]).chunk(3, dim=-1)
+        if self.dims == 3:
+            return F.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=self.mask)
+        return F.scaled_dot_product_attention(q, k, v, self.mask, scale=0.3)
+
+
+@pytest.mark.parametrize(
+    ("dims", "masked"), [(5, True), (3, True), pytest.param(5, False, marks=pytest.mark.slow)]
+)
+def test_attention_of_any_number_of_dimensions_goes_to_onnx(dims: int, masked: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    net, example = Windows(dims, masked).eval(), torch.randn(2, 3, 2, 6, 4)
+    (found,) = export(net, example, tmp_path, ("onnx",))
+    assert found.max_abs_difference < 1e-6
+    session = open_session(found.path)
+    (answer,) = session_answers(session)(((example[:1],), {}))
+    assert answer.std() > 0.1
+    torch.testing.assert_close(answer, net(example[:1]), atol=1e-6, rtol=1e-6)
 
 
 def test_every_file_says_its_size_and_agrees_with_the_net(tmp_path: Path) -> None:

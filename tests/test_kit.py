@@ -40,6 +40,33 @@ step = 2
 [device]
 threads = 1
 """
+BOARD_RECIPE = """
+[model]
+name = "subnet_search.small_models:digits_cnn"
+options = { width = 4 }
+epochs = 1
+[data]
+source = "digits"
+[elastic]
+step = 2
+[rank]
+ranker = "l1"
+curve = false
+[train]
+epochs = 1
+[device]
+threads = 1
+board = "phone"
+[search]
+objectives = ["top1_percent", "predicted_latency_ms"]
+limits = { predicted_latency_ms = "50%" }
+evaluations = 14
+choose = 1
+[finetune]
+epochs = 1
+[export]
+formats = ["safetensors"]
+"""
 # stands in for a board's own program: prints a millisecond for every ten thousand bytes of the file
 BENCH = "import os, sys; print('warming up'); print(os.path.getsize(sys.argv[1]) / 1e4)"
 
@@ -131,6 +158,51 @@ def test_a_kits_nets_are_measured_in_another_process_and_learnt_from(
     assert "board pi: 4 measurements" in capsys.readouterr().out
     with open_run(run_folder, write=False) as run, pytest.raises(InvalidInput, match="has 4 measurements"):
         board_predictor(run, "pi")
+
+
+@pytest.mark.slow
+def test_a_recipe_searches_for_a_board_by_what_a_kit_brought_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run_folder = tmp_path / "phone.toml", tmp_path / "phone"
+    recipe.write_text(BOARD_RECIPE)
+    command = ["run", str(recipe), "--out", str(tmp_path)]
+    assert run_command(command) == 2
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "nothing is known of board 'phone' yet, and the search needs it" in told
+    assert "knows no board 'phone'" in told
+    assert run_command([*command, "--dry-run"]) == 0
+    assert run_command([*command, "--dry-run", "--minutes", "9"]) == 0
+    assert run_command(["kit", str(recipe), "--out", str(tmp_path), "--count", "16"]) == 0
+    nets = json.loads((run_folder / "kits" / "1" / "kit.json").read_text())["nets"]
+    lines = [f"{net['net']},{1 + net['macs'] / 1e4}" for net in nets]
+    (tmp_path / "results.csv").write_text("net,latency_ms\n" + "\n".join(lines) + "\n")
+    assert run_command(["kit", str(run_folder), "--import", str(tmp_path / "results.csv")]) == 0
+    assert "board phone: 16 measurements" in capsys.readouterr().out
+    assert run_command(command) == 0
+    front = json.loads((run_folder / "front.json").read_text())
+    whole_ms = 1 + nets[0]["macs"] / 1e4
+    for member in front["members"]:
+        assert member["values"]["predicted_latency_ms"] <= 0.5 * whole_ms * 1.02
+    assert "Predicted latency" in (run_folder / "report.html").read_text()
+    assert run_command(["kit", str(run_folder), "--front"]) == 0  # what was predicted goes to the board
+
+
+@pytest.mark.slow
+def test_a_limit_that_no_sub_net_is_expected_to_meet_on_a_board_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "phone.toml"
+    recipe.write_text(BOARD_RECIPE.replace('"50%"', "1e-6"))
+    assert run_command(["kit", str(recipe), "--out", str(tmp_path), "--count", "10"]) == 0
+    nets = json.loads((tmp_path / "phone" / "kits" / "1" / "kit.json").read_text())["nets"]
+    table = "\n".join(["net,ms", *(f"{net['net']},{1 + net['macs'] / 1e4}" for net in nets)])
+    (tmp_path / "results.csv").write_text(table + "\n")
+    assert run_command(["kit", str(tmp_path / "phone"), "--import", str(tmp_path / "results.csv")]) == 0
+    assert run_command(["run", str(recipe), "--out", str(tmp_path)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no sub-net has predicted_latency_ms <= 1e-06; the fastest is expected to take" in told
+    assert not (tmp_path / "phone" / "board.json").exists()  # no search began
 
 
 @pytest.mark.slow

@@ -11,7 +11,14 @@ import pytest
 from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig
 from search_spaces.files import config_to_json, costs_to_json, space_to_json
 from subnet_search import kit_boards
-from subnet_search.kit_boards import PREDICTED, board_predictor, import_results, predicted_latency
+from subnet_search.kit_boards import (
+    PREDICTED,
+    board_predictor,
+    import_results,
+    keep_for_search,
+    latency_in_search,
+    predicted_latency,
+)
 from subnet_search.record import Run, create_run
 
 SPACE = SearchSpace(tuple(Knob(f"width{i}", (8, 16, 24, 32)) for i in range(4)))
@@ -64,6 +71,26 @@ def test_a_board_is_learnt_and_becomes_an_objective(run: Run, tmp_path: Path) ->
     assert (objective.name, objective.goal) == (PREDICTED, "min")
     assert objective.exact is not None
     np.testing.assert_allclose(objective.exact(SPACE.encode(new)), ms_of(new), rtol=0.05)
+
+
+def test_a_search_keeps_to_what_was_known_when_it_began(run: Run, tmp_path: Path) -> None:
+    def expected() -> np.ndarray:
+        objective = latency_in_search(run, "pi")
+        assert (objective.name, objective.exact is not None) == (PREDICTED, True)
+        return np.asarray(objective.exact(SPACE.encode(CONFIGS[20:])))  # type: ignore[misc]
+
+    with pytest.raises(InvalidInput, match="knows no board 'pi'"):
+        keep_for_search(run, "pi")
+    import_results(run, table(tmp_path, CONFIGS[:14], ms_of(CONFIGS[:14])), kit(CONFIGS[:14]), "pi")
+    before = expected()
+    keep_for_search(run, "pi")
+    slower = kit(CONFIGS[:14], "one")
+    import_results(run, table(tmp_path, CONFIGS[:14], 3 * ms_of(CONFIGS[:14])), slower, "pi")
+    keep_for_search(run, "pi")
+    np.testing.assert_array_equal(expected(), before)
+    now = predicted_latency(run, "pi").exact
+    assert now is not None
+    assert (now(SPACE.encode(CONFIGS[20:])) > 2 * before).all()
 
 
 def test_an_outlier_is_named_and_left_out(run: Run, tmp_path: Path) -> None:

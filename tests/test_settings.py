@@ -131,7 +131,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_a_recipe_may_name_every_searcher_and_every_objective_that_there_is() -> None:
     assert get_args(SearchSettings.model_fields["searcher"].annotation) == tuple(SEARCHERS)
     for name in OBJECTIVES:
-        parse_recipe(MINIMAL + f'[search]\nobjectives = ["{name}"]\n')
+        parse_recipe(MINIMAL + f'[device]\nboard = "pi"\n[search]\nobjectives = ["{name}"]\n')
 
 
 def test_objectives_and_limits_may_name_metrics_of_ones_own() -> None:
@@ -199,6 +199,18 @@ def test_the_seed_and_the_device_hold_for_stages_without_their_own() -> None:
         (
             MINIMAL + "[search]\nchoose_under = [{ mcas = 3.0 }]\n",
             ["line 4: [search] a limit must be on one of", "did you mean 'macs'?"],
+        ),
+        (
+            MINIMAL + "[search]\nobjectives = ['top1_percent', 'predicted_latency_ms']\n",
+            [
+                "line 4: [search] objectives name predicted_latency_ms, which needs a board; add [device] board"
+            ],
+        ),
+        (
+            MINIMAL + "[device]\nboard = '../pi'\n",
+            [
+                "line 4: [device] board must be up to 60 letters, digits, _, - and ., no . in front, got '../pi'"
+            ],
         ),
         (
             MINIMAL + "[evaluate.metrics.f1]\nfunction = 'mine:f1'\ngoal = 'up'\n",

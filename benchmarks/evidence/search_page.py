@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,21 @@ Made by `{command}` (resumable).
 
 
 def write_results(
-    runs: Path, tables: Sequence[str], searchers: Sequence[str], first: int, seeds: int, command: str
+    runs: Path, tables: Sequence[str], meant: Mapping[str, int], first: int, command: str
 ) -> None:
-    """Writes search.json and .png from the files below `runs` of seeds from `first` on, and the page."""
+    """Writes search.json and .png from the files below `runs` of seeds from `first` on, and the page.
+
+    Args:
+        runs: holds a folder for each table.
+        tables: those that are shown.
+        meant: how many seeds each searcher is to have.
+        first: seed.
+        command: that made the files.
+    """
     stored = {
         table: {
             name: _summary([json.loads(path.read_text("utf-8")) for path in files])
-            for name in (*searchers, FLOOR)
+            for name in (*meant, FLOOR)
             if (files := _files(runs / table / name.replace(" ", "-"), 0 if name == FLOOR else first))
         }
         for table in tables
@@ -55,7 +63,7 @@ def write_results(
         "date": date.today().isoformat(),
         "cpu": _cpu(),
         "first": first,
-        "seeds": _unfinished(stored, searchers, seeds),
+        "seeds": _unfinished(stored, meant),
     }
     text = json.dumps({**about, "tables": stored}, indent=1)
     (RESULTS / TABLES).write_text(text + "\n", "utf-8")
@@ -73,19 +81,26 @@ def write_page() -> None:
     (RESULTS / "search.md").write_text("\n".join(parts), "utf-8")
 
 
-def _unfinished(stored: dict[str, Any], searchers: Sequence[str], seeds: int) -> str:
-    """What is missing of the seeds that were meant, for people."""
+def _unfinished(stored: dict[str, Any], meant: Mapping[str, int]) -> str:
+    """How many seeds there are, and what is missing of those that were meant, for people."""
+    seeds = max(meant.values())
+    fewer = [f"{name} {count}" for name, count in meant.items() if count < seeds]
+    besides = f" (of {', '.join(fewer)}, as its proposals take long)" if fewer else ""
+    told = f"{seeds} seeds{besides}; in square brackets where a mean is of fewer, for the same reason."
     rows = []
-    for name in searchers:
-        counts = [
-            one[max(one, key=int)]["seeds"] if (one := found.get(name)) else 0 for found in stored.values()
-        ]
-        if min(counts) < seeds:
+    for name, wanted in meant.items():
+        counts = [_seeds(one) if (one := found.get(name)) else 0 for found in stored.values()]
+        if min(counts) < wanted:
             low, high = min(counts), max(counts)
             rows.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
     if not rows:
-        return f"{seeds} seeds."
-    return f"**Not finished**: of {seeds} seeds there are so far: {', '.join(rows)}."
+        return told
+    return f"{told} **Not finished**: there are so far: {', '.join(rows)}."
+
+
+def _seeds(one: Mapping[str, Any]) -> int:
+    """How many seeds a searcher has on a table; not all go on to the last checkpoint."""
+    return max(int(cell["seeds"]) for cell in one.values())
 
 
 def _files(folder: Path, first: int) -> list[Path]:
@@ -196,11 +211,12 @@ def _section(table: str, found: dict[str, Any]) -> str:
         for count in counts:
             cell = one.get(str(count))
             error = f" ({cell['error']:.1g})" if cell and cell["seeds"] > 1 else ""
-            text = "" if cell is None else f"{cell['mean']:.3g}{error}"
+            fewer = f" [{cell['seeds']}]" if cell and name != FLOOR and cell["seeds"] < _seeds(one) else ""
+            text = "" if cell is None else f"{cell['mean']:.3g}{error}{fewer}"
             wins = name != FLOOR and _counts(one, count) and one[str(count)]["mean"] == best[count]
             cells.append(f"**{text}**" if wins else text)
         last = one[max(one, key=int)]
-        seeds = "" if name == FLOOR else str(last["seeds"])
+        seeds = "" if name == FLOOR else str(_seeds(one))
         time = "" if name == FLOOR else f"{1000 * last['seconds']:.3g}"
         rows.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {time} |")
     return "\n".join(rows) + "\n"

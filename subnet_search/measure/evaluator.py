@@ -29,7 +29,7 @@ from subnet_search.record import Evaluation, Objective, Partial, check_objective
 from subnet_search.record.objective import Goal
 from subnet_search.searchers.racing import check_raced, look_sizes
 from subnet_search.seeding import derive_seed, kept_generators, start_epoch
-from subnet_search.settings import LATENCY, OBJECTIVES, DeviceSettings, EvaluateSettings
+from subnet_search.settings import LATENCY, OBJECTIVES, PREDICTED, DeviceSettings, EvaluateSettings
 
 STATISTICS_KEPT = 64  # sub-nets whose statistics stay in memory
 GOALS: dict[str, Goal] = {"top1_percent": "max", LATENCY: "min"}
@@ -229,6 +229,10 @@ class SupernetEvaluator:
         for objective in self.objectives:
             if objective.function is not None:
                 digest.update(repr((objective.name, describe_function(objective.function))).encode())
+            elif objective.name == PREDICTED and objective.exact is not None:
+                space = self._supernet.space
+                ends = objective.exact(space.encode([space.largest(), space.smallest()]))
+                digest.update(" ".join(f"{ms:.4g}" for ms in ends).encode())
         if self._latency is not None:
             digest.update(repr(self._latency.profile).encode())
         for name, tensor in sorted(self._supernet.state_dict().items()):
@@ -275,6 +279,10 @@ def _objective(objective: str | Objective, costs: CostTable, metrics: Mapping[st
         known = (*OBJECTIVES, *metrics)
         raise InvalidInput(
             f"unknown objective {objective!r}{nearest_names(objective, known)}; known are {', '.join(known)}"
+        )
+    if objective == PREDICTED:
+        raise InvalidInput(
+            f"{PREDICTED} is of a board: give predicted_latency(run, board) of subnet_search.kit_boards"
         )
     exact = getattr(costs, objective) if objective in COST_NAMES else None
     return Objective(objective, GOALS.get(objective, "min"), exact)

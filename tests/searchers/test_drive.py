@@ -210,9 +210,13 @@ def test_another_context_is_evaluated_afresh(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "searcher", ["guided", "nsga2", "nsga3", "tpe", "qmc", "random", "gp", "progressive"]
+    ("searcher", "lost"),
+    [
+        pytest.param(searcher, lost, marks=[pytest.mark.slow] if searcher == "gp" and lost != 6 else [])
+        for searcher in ("guided", "nsga2", "nsga3", "tpe", "qmc", "random", "gp", "progressive")
+        for lost in (1, 6, 17)
+    ],
 )
-@pytest.mark.parametrize("lost", [1, 6, 17])
 def test_a_search_cut_off_and_continued_is_the_unbroken_one(tmp_path: Path, searcher: str, lost: int) -> None:
     budget = Budget(evaluations={"gp": 24, "guided": 30}.get(searcher, 20))
     with create_run(tmp_path / "unbroken", "") as unbroken:

@@ -36,7 +36,7 @@ from subnet_search.elastic.graph import (
     first_line,
 )
 from subnet_search.elastic.operations.culprits import find_culprits, outermost
-from subnet_search.elastic.operations.fake_run import FakeRun
+from subnet_search.elastic.operations.fake_run import note_values
 from subnet_search.elastic.operations.parts import marks_in_place, part_calls
 from subnet_search.elastic.operations.reader import Reader, keep_constant
 from subnet_search.elastic.operations.recurrent import recurrent_layers
@@ -150,7 +150,7 @@ def _read(
     with _quiet(), _without_stack_traces(), marks_in_place(model, calls):
         program = torch.export.export(model, *inputs[1], dynamic_shapes=growing, strict=False)
     reader = Reader(model, program, calls)
-    FakeRun(model, reader.graph, calls).note(*inputs)
+    note_values(model, reader.graph, calls, *inputs)
     return Exported(
         model,
         reader.graph,

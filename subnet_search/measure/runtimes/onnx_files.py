@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from search_spaces import InvalidInput
 from subnet_search.measure.runtimes.base import Arguments, Prepared, Runtime, in_this_process, tensors_of
@@ -24,17 +26,46 @@ ELEMENT_TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+ATTENTION = (
+    F.scaled_dot_product_attention,
+    torch.ops.aten.scaled_dot_product_attention,
+    torch.ops.aten.scaled_dot_product_attention.default,
+)
+ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 CALIBRATED_ON = 4  # inputs of noise: they set scales, which no time depends on
 
 
 def write_onnx(net: nn.Module, arguments: Arguments, path: Path, dynamic_shapes: Any = None) -> None:
     """Writes a net in evaluation mode for arguments of these sizes, or of free ones as torch.onnx says."""
     args, kwargs = arguments
-    program = torch.onnx.export(
-        net, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False
-    )
+    with _AttentionInFourDimensions():
+        program = torch.onnx.export(
+            net, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False
+        )
     assert program is not None
     program.save(str(path))
+
+
+class _AttentionInFourDimensions(TorchFunctionMode):
+    """Gives attention the four dimensions that torch's ONNX exporter wants: further ones join the batch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in ATTENTION:
+            return func(*args, **kwargs)
+        given = {**dict(zip(ATTENTION_ARGUMENTS, args, strict=False)), **kwargs}
+        if given["query"].ndim == 4:
+            return func(*args, **kwargs)
+        query, key, mask = given["query"], given["key"], given.get("attn_mask")
+        before = query.shape[:-3]
+        if mask is not None:
+            scores = (*query.shape[:-1], key.shape[-2])
+            given["attn_mask"] = mask.expand(scores).reshape(-1, *scores[-3:])
+        for name in ("query", "key", "value"):
+            sizes = given[name].shape[-3:]
+            given[name] = given[name].expand(*before, *sizes).reshape(-1, *sizes)
+        found = func(**given)
+        return found.reshape(*before, *found.shape[1:])
 
 
 def open_session(path: Path, threads: int | None = None) -> Any:
