@@ -443,12 +443,20 @@ SPACE_CONFIGS = [
 ]
 
 CHILD = """
-import sys
+import sys, time
+from pathlib import Path
 from tests.searchers.test_study_claims import Toy, go
 from subnet_search.record import create_run
 from subnet_search.searchers.study_claims import StudyClaims
 url, folder, seed = sys.argv[1:]
-toy = Toy()
+
+def until_both_evaluate():  # however much later the other started
+    Path(f"{folder}-evaluates").touch()
+    end = time.monotonic() + 150
+    while len(list(Path(folder).parent.glob("*-evaluates"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+
+toy = Toy(until_both_evaluate)
 with create_run(folder, "") as run:
     go(toy, StudyClaims(url, driver=folder), run, seed=int(seed))
 print(*toy.asked)
