@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from subnet_search.elastic.branches import TriangularNet, make_triangular
 from subnet_search.elastic.padding import PaddedShortcut
 
 
@@ -91,3 +93,17 @@ def resnet56(width: int = 16, num_classes: int = 10, in_channels: int = 3) -> Sm
 def digits_cnn(width: int = 16, num_classes: int = 10) -> SmallResNet:
     """A small residual CNN for 8x8 grey images such as scikit-learn's digits."""
     return SmallResNet((2, 2, 2), width, num_classes, in_channels=1)
+
+
+def triangular_resnet(
+    blocks: Sequence[int] = (3, 3, 3),
+    width: int = 16,
+    branches: int = 8,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    size_px: int = 32,
+    sizes: Sequence[int] | None = None,
+) -> TriangularNet:
+    """A residual network for small images in branches, with fresh weights; see `SmallResNet` and `make_triangular`."""
+    plain = SmallResNet(blocks, width, num_classes, in_channels)
+    return make_triangular(plain, torch.zeros(1, in_channels, size_px, size_px), branches, sizes)

@@ -22,12 +22,11 @@ from subnet_search.data import Batch, Splits
 from subnet_search.dynamic.anytime import branch_loss, time_steps
 from subnet_search.dynamic.taxonomy import LabelTree, label_tree, taxonomy_loss
 from subnet_search.elastic import Supernet
-from subnet_search.elastic.branches import triangular_resnet
 from subnet_search.elastic.nested_branches import NestedResNeXt
 from subnet_search.measure.counter import count_macs
 from subnet_search.seeding import derive_seed, seed_everything
 from subnet_search.settings import ElasticSettings, TrainSettings
-from subnet_search.small_models import BasicBlock, SmallResNet
+from subnet_search.small_models import BasicBlock, SmallResNet, triangular_resnet
 from subnet_search.training.losses import cross_entropy
 from subnet_search.training.optimizer import lr_factor, make_optimizer
 from subnet_search.training.skip_paths import SkipPathStep, make_skip_aware

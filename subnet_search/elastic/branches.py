@@ -21,7 +21,6 @@ from subnet_search.elastic.branch_rows import Rows, compile_rows, is_split, spli
 from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.triangular import BranchHead, TriangularConv2d, TriangularLinear
-from subnet_search.small_models import SmallResNet
 
 EXACT = 1e-9  # in double precision, relative to the largest answer: what reuse may differ by
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -309,17 +308,3 @@ def _mixes(model: nn.Module, why: str) -> str:
         f"something in the forward of {type(model).__name__} mixes the channels of all groups ({why}); branches need "
         "operations that treat channels one by one between convolutions and linear layers"
     )
-
-
-def triangular_resnet(
-    blocks: Sequence[int] = (3, 3, 3),
-    width: int = 16,
-    branches: int = 8,
-    num_classes: int = 10,
-    in_channels: int = 3,
-    size_px: int = 32,
-    sizes: Sequence[int] | None = None,
-) -> TriangularNet:
-    """A residual network for small images in branches, with fresh weights; see `SmallResNet` and `make_triangular`."""
-    plain = SmallResNet(blocks, width, num_classes, in_channels)
-    return make_triangular(plain, torch.zeros(1, in_channels, size_px, size_px), branches, sizes)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from search_spaces import InvalidInput
 from subnet_search.dynamic.anytime import FixedSteps, branch_loss, predict_anytime, time_steps
-from subnet_search.elastic.branches import triangular_resnet
+from subnet_search.small_models import triangular_resnet
 
 STEP_MS = (4.0, 2.0, 3.0, 1.0)
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput
-from subnet_search.elastic.branches import TriangularNet, make_triangular, triangular_resnet
+from subnet_search.elastic.branches import TriangularNet, make_triangular
 from subnet_search.elastic.nested_branches import NestedResNeXt
 from subnet_search.measure.counter import count_macs, count_params
-from subnet_search.small_models import SmallResNet
+from subnet_search.small_models import SmallResNet, triangular_resnet
 from tests.toys import make_toy
 
 X = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
