@@ -30,7 +30,8 @@ from benchmarks.evidence.anytime_bench import (
     triangular,
 )
 from benchmarks.evidence.anytime_control import controlled
-from benchmarks.evidence.anytime_page import COMMAND, RESULTS, write_page
+from benchmarks.evidence.anytime_page import COMMAND, write_page
+from benchmarks.evidence.published import RESULTS, published, restore
 from subnet_search.memory import keep_freed_memory
 from subnet_search.record.atomic import write_whole
 
@@ -72,6 +73,19 @@ def run_arm(part: str, data: str, seed: int, arm: str, steps: int) -> None:
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
+def go_on(steps: int) -> None:
+    """Makes files of the published arms of so many steps."""
+    found = published("anytime")
+    if found.get("steps") == steps:
+        restore(
+            (RUNS / f"{part}-{data}-{steps}" / seed / f"{arm}.json", content)
+            for part, beds in found["parts"].items()
+            for data, seeds in beds.items()
+            for seed, arms in seeds.items()
+            for arm, content in arms.items()
+        )
+
+
 def publish(steps: int) -> None:
     """Makes the page from all arms that are there."""
     found: dict[str, Any] = {}
@@ -97,6 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the other work, too
     keep_freed_memory()
+    go_on(arguments.steps)
     if not arguments.page:
         for seed, part in itertools.product(arguments.seeds, arguments.parts or PARTS):
             beds, arms = PARTS[part]

@@ -104,24 +104,23 @@ def _switch_us(net: DynamicNet) -> float:
 def served(net: DynamicNet, images: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
     """A request every `PERIOD_SECONDS` (or when the last one is done) through all phases."""
     order = np.random.default_rng(seed).permutation(len(images))
-    rows: list[tuple[float, float, str, int]] = []
+    rows: list[tuple[float, float, int]] = []
     begin_s, sent = time.perf_counter(), 0
     for phase, burners in enumerate(PHASES):
         with burning(burners):
             while (now_s := time.perf_counter() - begin_s) < (phase + 1) * PHASE_SECONDS:
                 picked = torch.from_numpy(order[np.arange(sent, sent + BATCH) % len(order)])
-                x, key, start_s = images[picked], net.state.key, time.perf_counter()
+                x, start_s = images[picked], time.perf_counter()
                 answer = net(x)
                 taken_ms = 1e3 * (time.perf_counter() - start_s)
                 right = int((answer.argmax(1) == labels[picked]).sum())
-                rows.append((now_s, taken_ms, key, right))
+                rows.append((now_s, taken_ms, right))
                 sent += BATCH
                 time.sleep(max(0.0, PERIOD_SECONDS - (time.perf_counter() - start_s)))
     return {
         "seconds": [round(row[0], 3) for row in rows],
         "latency_ms": [round(row[1], 3) for row in rows],
-        "key": [row[2] for row in rows],
-        "right": [row[3] for row in rows],
+        "right": [row[2] for row in rows],
         "batch": BATCH,
     }
 

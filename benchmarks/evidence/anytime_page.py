@@ -6,16 +6,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.evidence.published import RESULTS
 from subnet_search.measure import describe_device
 from subnet_search.record.atomic import write_whole
 
-RESULTS = Path(__file__).parents[2] / "reports" / "results"
 COMMAND = "python -m benchmarks.evidence.anytime"
 TITLES = {"cifar10": "CIFAR-10, JPEG copy at 16 px", "fashion": "Fashion-MNIST, 28 px"}
 HEAD = """# Anytime networks, adaptive depth, and a latency budget held at run time
@@ -55,19 +54,10 @@ def write_page(found: Mapping[str, Any], wanted: Mapping[str, Sequence[str]], st
         "date": today,
         "machine": machine,
         "steps": steps,
-        "parts": _without_traces(found),
+        "parts": found,
     }
-    write_whole(RESULTS / "anytime.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_whole(RESULTS / "anytime.json", (json.dumps(about) + "\n").encode())
     write_whole(RESULTS / "anytime.md", "\n".join(parts).encode())
-
-
-def _without_traces(found: Mapping[str, Any]) -> Any:
-    """The same without the single requests, which stay in the run folder."""
-    if not isinstance(found, Mapping):
-        return found
-    dropped = ("seconds", "latency_ms", "key", "right") if "latency_ms" in found and "batch" in found else ()
-    kept = {name: _without_traces(value) for name, value in found.items() if name not in dropped}
-    return {**kept, **_trace_numbers(found)} if dropped else kept
 
 
 def _missing(found: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -96,15 +86,6 @@ def _of(seeds: Seeds, arm: str) -> list[Any]:
 
 
 # --- controller ---------------------------------------------------------------------------------------------------
-
-
-def _trace_numbers(trace: Mapping[str, Any]) -> dict[str, Any]:
-    latency, right = np.array(trace["latency_ms"]), np.array(trace["right"])
-    return {
-        "requests": len(latency),
-        "p95_ms": float(np.percentile(latency, 95)),
-        "top1_percent": float(100 * right.mean() / trace["batch"]),
-    }
 
 
 def _phase_rows(one: Mapping[str, Any], name: str) -> list[tuple[float, float, float]]:

@@ -22,8 +22,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from benchmarks.evidence.dynamic_page import COMMAND, RESULTS, write_page
+from benchmarks.evidence.dynamic_page import COMMAND, whole, write_page
 from benchmarks.evidence.pss_bench import BEDS, MEANS, STDS
+from benchmarks.evidence.published import RESULTS, published, restore
 from benchmarks.evidence.small_vit import SmallViT
 from search_spaces import InvalidInput, SubnetConfig
 from subnet_search import make_elastic, rank, recalibrate, taylor_ranking, train
@@ -347,6 +348,8 @@ def parts() -> dict[str, Callable[[Bed], dict[str, Any]]]:
 def run_bed(network: str, name: str, seed: int) -> None:
     """All parts of one bed that are not there yet."""
     folder = RUNS / f"{network}-{name}" / str(seed)
+    if not folder.exists() and str(seed) in whole().get(title_of(network, name), {}):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {part: work for part, work in parts().items() if not (folder / f"{part}.json").exists()}
     if not wanted and (folder / "static, sandwich.json").exists():
@@ -364,6 +367,10 @@ def run_bed(network: str, name: str, seed: int) -> None:
     write_whole(folder / "static, sandwich.json", (json.dumps(static(bed)) + "\n").encode())
 
 
+def title_of(network: str, bed: str) -> str:
+    return f"{NETWORKS[network].title}, {BEDS[bed].title}"
+
+
 def publish() -> None:
     """Makes the page from all that is there."""
     beds: dict[str, Any] = {}
@@ -371,14 +378,13 @@ def publish() -> None:
         for folder in sorted((RUNS / f"{network}-{name}").glob("*")):
             found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
             if "static" in found:
-                title = f"{NETWORKS[network].title}, {BEDS[name].title}"
-                beds.setdefault(title, {})[folder.name] = found
+                beds.setdefault(title_of(network, name), {})[folder.name] = found
     speeds = json.loads((RUNS / "speed.json").read_text("utf-8")) if (RUNS / "speed.json").exists() else None
     write_page(
         beds,
         tuple(VARIANTS),
         len(SEEDS),
-        [f"{n.title}, {b.title}" for n in NETWORKS.values() for b in BEDS.values()],
+        list(itertools.starmap(title_of, itertools.product(NETWORKS, BEDS))),
         speeds,
     )
 
@@ -391,6 +397,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    if known := published("dynamic").get("speed"):
+        restore([(RUNS / "speed.json", known)])
     if arguments.network in (None, "speed"):
         speed()
     if arguments.network == "speed":

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.evidence.published import RESULTS, published
 from subnet_search.measure import describe_device
 from subnet_search.record.atomic import write_whole
 
-RESULTS = Path(__file__).parents[2] / "reports" / "results"
 COMMAND = "python -m benchmarks.evidence.dynamic"
 RESAMPLES = 2000
 AIM = 0.5
@@ -50,19 +49,19 @@ def write_page(
         speeds: times of the ways through ResNet-50, if they are measured.
     """
     machine = describe_device()
-    lines, numbers = [HEAD.format(command=COMMAND)], {}
+    lines, numbers = [HEAD.format(command=COMMAND)], numbers_of(beds, variants)
     missing = [
-        f"{title} ({len(beds.get(title, {}))} of {num_seeds} seeds)"
+        f"{title} ({len(numbers.get(title, {}))} of {num_seeds} seeds)"
         for title in titles
-        if len(beds.get(title, {})) < num_seeds
+        if len(numbers.get(title, {})) < num_seeds
     ]
     if missing:
         lines.append(
             f"**Not finished**: {'; '.join(missing)}. Nothing is claimed beyond the seeds that are shown.\n"
         )
-    for title, seeds in beds.items():
-        numbers[title] = {seed: summary(found, variants) for seed, found in seeds.items()}
-        lines += [f"## {title}\n", *section(numbers[title], variants)]
+    for title in titles:
+        if title in numbers:
+            lines += [f"## {title}\n", *section(numbers[title], variants)]
     if speeds is not None:
         lines += speed_section(speeds)
     else:
@@ -77,6 +76,24 @@ def write_page(
     }
     write_whole(RESULTS / "dynamic.json", (json.dumps(told, indent=1) + "\n").encode())
     write_whole(RESULTS / "dynamic.md", "\n".join(lines).encode())
+
+
+def numbers_of(beds: Mapping[str, Mapping[str, Seed]], variants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is told of each seed of each bed: from its files, or what is published of a whole one without files."""
+    numbers = whole()
+    for title, seeds in beds.items():
+        found = {seed: summary(files, variants) for seed, files in seeds.items()}
+        numbers[title] = dict(sorted({**numbers.get(title, {}), **found}.items()))
+    return numbers
+
+
+def whole() -> dict[str, dict[str, Any]]:
+    """The published numbers of finished seeds by bed; the last part of a seed is the control's supernet."""
+    beds = published("dynamic").get("beds", {})
+    return {
+        title: {seed: told for seed, told in seeds.items() if "sandwich" in told}
+        for title, seeds in beds.items()
+    }
 
 
 def unpacked(text: str, count: int) -> np.ndarray:

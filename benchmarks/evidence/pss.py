@@ -39,9 +39,10 @@ from benchmarks.evidence.pss_bench import (
     WARMUP_STEPS,
     Bench,
 )
-from benchmarks.evidence.pss_page import COMMAND, RESULTS, SHARES, Rows, at_shares, file_of, write_page
+from benchmarks.evidence.pss_page import COMMAND, SHARES, Rows, at_shares, file_of, write_page
+from benchmarks.evidence.published import RESULTS, published, restore
 from benchmarks.evidence.road import fresh
-from search_spaces import SubnetConfig
+from search_spaces import InvalidInput, SubnetConfig
 from search_spaces.presets import ladders, steps_down
 from subnet_search import finetune, make_elastic, train
 from subnet_search.batches import Steps
@@ -215,9 +216,14 @@ def start(bed_name: str, seed: int, price: int) -> tuple[Path, Splits, nn.Module
         state = {name: tensor.contiguous() for name, tensor in supernet.model.state_dict().items()}
         write_whole(path, safetensors.torch.save(state))
     model.load_state_dict(safetensors.torch.load_file(path))
+    found = {name: top1_percent(model, getattr(splits, name)) for name in ("search_val", "test")}
     if not (folder / "teacher.json").exists():
-        found = {name: top1_percent(model, getattr(splits, name)) for name in ("search_val", "test")}
         write_json(folder / "teacher.json", found)
+    elif (first := json.loads((folder / "teacher.json").read_text("utf-8"))) != found:
+        raise InvalidInput(
+            f"all arms of a seed begin with one network; here training gives another one ({found}) than where the "
+            f"published arms of {folder} were trained ({first}): publish into an empty page, or train them there"
+        )
     return folder, splits, model.eval()
 
 
@@ -256,6 +262,18 @@ def write_json(path: Path, data: Any) -> None:
     write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
+def go_on(prices: Mapping[str, int]) -> None:
+    """Makes files of the published arms of these prices; the networks they begin with are trained again."""
+    found = published("pss")
+    restore(
+        (RUNS / f"{name}-{prices[name]}" / seed / f"{stem}.json", content)
+        for name, seeds in found.get("beds", {}).items()
+        if found["prices"][name] == prices[name]
+        for seed, files in seeds.items()
+        for stem, content in files.items()
+    )
+
+
 def publish(prices: Mapping[str, int]) -> None:
     """Makes the page from all arms that are there, at one price for each bed."""
     beds: dict[str, Any] = {}
@@ -283,6 +301,7 @@ def main() -> None:
     keep_freed_memory()
     beds, seeds = [arguments.bed] if arguments.bed else list(BEDS), arguments.seeds or SEEDS
     prices = PRICES if arguments.price is None else dict.fromkeys(BEDS, arguments.price)
+    go_on(prices)
     for name, seed in itertools.product(beds, seeds):
         score_in_full(name, seed, prices[name])
     for arm, name, seed in itertools.product(ARMS, beds, seeds):  # the arms that matter most come first

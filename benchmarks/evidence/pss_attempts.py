@@ -29,7 +29,8 @@ from benchmarks.evidence.pss_bench import (
     WARMUP_STEPS,
     Bench,
 )
-from benchmarks.evidence.pss_page import RESULTS, SHARES, Rows, at_shares, file_of
+from benchmarks.evidence.pss_page import SHARES, Rows, at_shares, file_of
+from benchmarks.evidence.published import RESULTS
 from subnet_search.measure import describe_device
 from subnet_search.memory import keep_freed_memory
 from subnet_search.ranking import Ranker, l1_ranking, random_ranking, taylor_ranking

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.evidence.published import RESULTS
 from subnet_search.measure import describe_device
 
-RESULTS = Path(__file__).parents[2] / "reports" / "results"
 SHARES = (0.15, 0.25, 0.4, 0.6, 0.8)  # of the whole net's multiply-adds
 MINE = "PSS"
 AIMS = {

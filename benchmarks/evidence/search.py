@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
+from benchmarks.evidence.published import published, restore
 from benchmarks.evidence.search_page import FLOOR, write_results
 from benchmarks.rivals import PACKAGES, RIVALS, Losses
 from benchmarks.tables import TABLES, Table
@@ -91,6 +92,12 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=CHECKPOINTS[-1])
     parser.add_argument("--page", action="store_true", help="only write the page from what is there")
     args = parser.parse_args()
+    restore(
+        (RUNS / table / name.replace(" ", "-") / f"{seed}.json", content)
+        for table, searchers in published("search").get("parts", {}).items()
+        for name, seeds in searchers.items()
+        for seed, content in seeds.items()
+    )
     for name in args.searchers:
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
             print(f"{name} is left out: {PACKAGES[name]} is not installed", flush=True)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-RESULTS = Path(__file__).parents[2] / "reports" / "results"
+from benchmarks.evidence.published import RESULTS
+
 FLOOR = "floor"
 LEAST_SEEDS = 3  # of a mean that may be called the best
 TABLES, SUPERNET, SETTINGS = "search.json", "search_supernet.json", "search_settings.json"
@@ -50,13 +51,17 @@ def write_results(
         first: seed.
         command: that made the files.
     """
-    stored = {
+    parts = {
         table: {
-            name: _summary([json.loads(path.read_text("utf-8")) for path in files])
+            name: {path.stem: json.loads(path.read_text("utf-8")) for path in files}
             for name in (*meant, FLOOR)
             if (files := _files(runs / table / name.replace(" ", "-"), 0 if name == FLOOR else first))
         }
         for table in tables
+    }
+    stored = {
+        table: {name: _summary(list(seeds.values())) for name, seeds in found.items()}
+        for table, found in parts.items()
     }
     about = {
         "command": command,
@@ -65,7 +70,7 @@ def write_results(
         "first": first,
         "seeds": _unfinished(stored, meant),
     }
-    text = json.dumps({**about, "tables": stored}, indent=1)
+    text = json.dumps({**about, "tables": stored, "parts": parts})
     (RESULTS / TABLES).write_text(text + "\n", "utf-8")
     _figure(stored).savefig(RESULTS / "search.png", dpi=110, bbox_inches="tight")
     write_page()

@@ -18,8 +18,9 @@ from unittest import mock
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.evidence.published import RESULTS
 from benchmarks.evidence.search import SHOWN, measure
-from benchmarks.evidence.search_page import RESULTS, write_page
+from benchmarks.evidence.search_page import write_page
 from benchmarks.tables import TABLES, Table
 from predictors import accuracy
 from subnet_search.searchers import guided, screening

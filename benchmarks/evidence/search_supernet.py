@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.search_page import RESULTS, write_page
+from benchmarks.evidence.published import RESULTS
+from benchmarks.evidence.search_page import write_page
 from search_spaces import CostTable, SearchSpace, SubnetConfig, config_to_json
 from subnet_search.batches import first_images
 from subnet_search.measure import describe_device, make_evaluator
