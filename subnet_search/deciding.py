@@ -133,6 +133,7 @@ def _make_gates(
         calibration,
         hidden=settings.hidden,
         attention=settings.attention,
+        values=settings.loss == "values",
         seed=settings.seed,
     )
     low, high = reachable(slimming)
@@ -152,8 +153,7 @@ def _make_gates(
         seen = gather(slimming.net, splits.search_val)
         points = [point_at(slimming, seen, price_for(slimming, seen, target), target) for target in targets]
         whole = point_at(slimming, seen, 0.0)
-        collapse = collapse_of(np.array(whole.histogram))
-        notes = [f"As trained, before a price of cost is set: {collapse}"] if collapse else []
+        notes = _collapses(settings, whole, points)
         for said in notes:
             bench.say(f"  {said}")
         on_test = gather(slimming.net, splits.test)  # the one look at test, after everything is chosen
@@ -187,6 +187,15 @@ def _make_gates(
             f"  {row['mean_macs'] / slimming.largest_macs:.3f} of the MACs on average: {row['top1_percent']:.2f} % on "
             f"search-validation, {row['test']['top1_percent']:.2f} % on test"
         )
+
+
+def _collapses(settings: DynamicSettings, whole: Point, points: Sequence[Point]) -> list[str]:
+    """What to tell of gates that decide nothing: as they were trained, or those of values at every price."""
+    when, judged = "As trained, before a price of cost is set", [whole]
+    if settings.loss == "values":
+        when, judged = "At every target", list(points)
+    found = [collapse_of(np.array(point.histogram)) for point in judged]
+    return [f"{when}: {found[0]}"] if found and found[0] and all(found) else []
 
 
 def _export(bench: Workbench, net: SlimmingNet, first: Point) -> None:

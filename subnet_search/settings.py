@@ -472,9 +472,10 @@ class DynamicSettings(Settings):
 
     `targets` are mean costs to be met on average, as shares of the largest net's multiply-adds, or milliseconds for
     "lc" with `unit` "latency_ms" (none: `points` of them, spread over what is reachable). Gates learn on the gate split
-    for `epochs`. A hard input, which the smallest sub-net gets wrong, is to take the largest one; with `hard`
-    "give_up" only where that gets it right. `guide` is the weight of this aim, `macs_weight` that of the squared
-    distance of the mean cost from `aim` (none: the middle of the targets), both as shares of the largest net's.
+    for `epochs`: with `loss` "values" how likely each sub-net is to be right, with "sandwich" as DS-Net's do. There a
+    hard input, which the smallest sub-net gets wrong, is to take the largest one; with `hard` "give_up" only where that
+    gets it right. `guide` is the weight of this aim, `macs_weight` that of the squared distance of the mean cost from
+    `aim` (none: the middle of the targets), both as shares of the largest net's; "lc" is trained for `aim`, too.
     With `attention` the gate weighs the channels that it hands on, too. `channel_groups` are those of a block in "lc".
     """
 
@@ -491,6 +492,7 @@ class DynamicSettings(Settings):
     lr: Positive = 0.05
     batch_size: Annotated[Count, Field(ge=2)] = 64
     hidden: Count = 32
+    loss: Literal["values", "sandwich"] = "values"
     attention: Flag = False
     hard: Literal["try_best", "give_up"] = "try_best"
     guide: NotNegative = 1.0

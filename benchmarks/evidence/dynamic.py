@@ -8,6 +8,7 @@ test.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import json
@@ -22,13 +23,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from benchmarks.evidence.dynamic_page import COMMAND, whole, write_page
+from benchmarks.evidence.dynamic_page import COMMAND, hull, whole, write_page
 from benchmarks.evidence.pss_bench import BEDS, MEANS, STDS
 from benchmarks.evidence.published import RESULTS, published, restore
 from benchmarks.evidence.small_vit import SmallViT
 from search_spaces import InvalidInput, SubnetConfig
-from subnet_search import make_elastic, rank, recalibrate, taylor_ranking, train
-from subnet_search.batches import first_images
+from subnet_search import extract, finetune, make_elastic, rank, recalibrate, taylor_ranking, train
+from subnet_search.batches import Steps, first_images
 from subnet_search.data import Splits, load_splits
 from subnet_search.deciding import OneWay
 from subnet_search.dynamic.building import Slimming, make_slimming
@@ -50,16 +51,18 @@ from subnet_search.settings import (
     DataSettings,
     DynamicSettings,
     ElasticSettings,
+    FinetuneSettings,
     ModelSettings,
     TrainSettings,
 )
 from subnet_search.small_models import resnet20
 from subnet_search.training import Among, BootstrapStep, PlainStep, SandwichStep, Step
+from subnet_search.training.loop import length_of
 
 RUNS = Path("runs") / "dynamic"
 SEEDS = (60, 61, 62)
-LAYER_EPOCHS, LAYER_TARGETS = 3, (0.35, 0.5, 0.65, 0.8)
-BATCH, STATISTICS_IMAGES, LEVELS, POINTS = 128, 2000, 8, 5
+LAYER_EPOCHS, LAYER_LR, LAYER_TARGETS = 3, 0.02, (0.35, 0.5, 0.65, 0.8)
+BATCH, STATISTICS_IMAGES, LEVELS, ROUTES, POINTS = 128, 2000, 8, 4, 5
 SANDWICH_EPOCHS = 6  # of the control; the bootstrapped supernet gets as many forward multiply-adds
 
 
@@ -84,12 +87,16 @@ NETWORKS = {
     ),
     "vit": Network("ViT, 4 blocks of 48", SmallViT, ElasticSettings(step=4, min_share=0.25), 8, 0.05),
 }
+SANDWICH = {"loss": "sandwich"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "DS": {},
-    "DS, give up": {"hard": "give_up"},
-    "DS, no guide": {"guide": 0.0},
-    "DS, attention": {"attention": True, "epochs": 15},
-    "DS, later gate": {"later": True},
+    "values": {},
+    "values, eight routes": {"routes": 8},
+    "values, eight routes, later gate": {"routes": 8, "least_before": 0.3},
+    "DS": SANDWICH,
+    "DS, give up": {**SANDWICH, "hard": "give_up"},
+    "DS, no guide": {**SANDWICH, "guide": 0.0},
+    "DS, attention": {**SANDWICH, "attention": True, "epochs": 15},
+    "DS, later gate": {**SANDWICH, "least_before": 0.3},
 }
 
 
@@ -200,17 +207,24 @@ def packed(right: np.ndarray) -> str:
     return np.packbits(right).tobytes().hex()
 
 
-def routes_of(bed: Bed, later: bool = False) -> tuple[Routes, float]:
-    place = place_at(bed.supernet, least_before=0.3) if later else bed.place
-    return uniform_routes(bed.supernet, [place], 4), place.macs_share
+def routes_of(bed: Bed, count: int = ROUTES, least_before: float | None = None) -> tuple[Routes, float]:
+    place = bed.place if least_before is None else place_at(bed.supernet, least_before=least_before)
+    return uniform_routes(bed.supernet, [place], count), place.macs_share
 
 
 def gated(bed: Bed, options: Mapping[str, Any]) -> dict[str, Any]:
     """One variant of gates: its operating points, beside random routing with the same mix."""
     given = dict(options)
-    routes, before = routes_of(bed, given.pop("later", False))
+    routes, before = routes_of(bed, given.pop("routes", ROUTES), given.pop("least_before", None))
     settings = DynamicSettings(device="cpu", seed=bed.seed, **given)
-    slimming = make_slimming(bed.supernet, routes, bed.images(), attention=settings.attention, seed=bed.seed)
+    slimming = make_slimming(
+        bed.supernet,
+        routes,
+        bed.images(),
+        attention=settings.attention,
+        values=settings.loss == "values",
+        seed=bed.seed,
+    )
     losses = train_gates(slimming, bed.splits, settings, calibration=bed.images())
     seen, test = (gather(slimming.net, getattr(bed.splits, name)) for name in ("search_val", "test"))
     low, high = reachable(slimming)
@@ -281,13 +295,32 @@ def cascade(bed: Bed) -> dict[str, Any]:
     return {"points": points}
 
 
+def tuned(bed: Bed) -> dict[str, Any]:
+    """Controls of the LC-Net, which is trained on: static sub-nets, at the same price and with the same teacher."""
+    known = hull(json.loads((bed.folder / "static.json").read_text("utf-8"))["rows"])
+    keys = {min(known, key=lambda row: abs(row["share"] - target))["key"] for target in (*LAYER_TARGETS, 1.0)}
+    configs, images, rows = [config for config in bed.family if config.key in keys], bed.images(), []
+    for config, share in zip(configs, bed.shares(configs).tolist(), strict=True):
+        net = extract(bed.supernet, config, bed.supernet.example, recalibrate(bed.supernet, config, images))
+        steps = round(
+            LAYER_EPOCHS * length_of(bed.splits.train) * 2 / (1 + share)
+        )  # a teacher's answers are paid, too
+        part = dataclasses.replace(bed.splits, train=Steps(bed.splits.train, steps, bed.seed))
+        settings = FinetuneSettings(epochs=1, lr=LAYER_LR, warmup_epochs=0.05, device="cpu", seed=bed.seed)
+        net = finetune(net, part, settings, teacher=bed.supernet).net
+        right = {name: right_on(net, bed.splits, name) for name in ("search_val", "test")}
+        percents = {name: 100 * float(found.mean()) for name, found in right.items()}
+        rows.append({"key": config.key, "share": share, **percents, "right": packed(right["test"])})
+    return {"rows": rows}
+
+
 def layers(bed: Bed) -> dict[str, Any]:
     """An LC-Net from the supernet's largest net, trained for some epochs more; networks of their own classes alone."""
     if isinstance(bed.supernet.model, RunsGraph):
         return {"points": []}
     net = LayerChannelNet(bed.supernet, seed=bed.seed)
     cost = macs_model(net)
-    settings = DynamicSettings(method="lc", epochs=LAYER_EPOCHS, lr=0.02, device="cpu", seed=bed.seed)
+    settings = DynamicSettings(method="lc", epochs=LAYER_EPOCHS, lr=LAYER_LR, device="cpu", seed=bed.seed)
     losses = train_layer_channel(net, bed.splits, settings, cost, teacher=bed.supernet)
     on_val = functools.cache(lambda threshold: look(net, bed.splits.search_val, cost, threshold))
     points = []
@@ -341,6 +374,7 @@ def parts() -> dict[str, Callable[[Bed], dict[str, Any]]]:
     for name, options in VARIANTS.items():
         found[name] = functools.partial(gated, options=options)
     found["cascade"] = cascade
+    found["static, tuned"] = tuned
     found["LC"] = layers
     return found
 

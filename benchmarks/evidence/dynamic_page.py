@@ -15,14 +15,17 @@ from subnet_search.record.atomic import write_whole
 
 COMMAND = "python -m benchmarks.evidence.dynamic"
 RESAMPLES = 2000
-AIM = 0.5
+AIM, LC_AIM = 0.5, 0.5
 HEAD = """# Networks that decide for each input how much of them runs
 
 One supernet for each network, data set and seed: the network is trained alone, ranked (Taylor), then trained as a
 supernet on the sub-nets of uniform width, everywhere or behind the gate alone (in-place bootstrapping). What is
-compared comes from that supernet: gates choose among four of its sub-nets; *static* are the best of all its trained
+compared comes from that supernet: gates choose among four or eight of its sub-nets, by what each is worth for the
+input (*values*) or as DS-Net's (*DS*: sandwich gate sparsification); the *LC*-Net is its largest net, trained on for
+three epochs to skip blocks and channels; *static* are the best of all its trained
 sub-nets by search-validation, and between two of them a mixture of both in the shares that give the same mean
-multiply-adds; *random* sends as many images down each route, by chance; the *cascade* asks the smallest route first
+multiply-adds (beside the LC-Net: static sub-nets that were trained on, taught by the same net, for as many forward
+multiply-adds); *random* sends as many images down each route, by chance; the *cascade* asks the smallest route first
 and the largest one where it is unsure. Gates learn on a twentieth of the training images, which the supernet never
 saw; prices and bars are from search-validation (a tenth); test was read after that. Multiply-adds are those of a
 whole call with gates, the whole net's being 100 %. Intervals: 95 %, bootstrap over test images, paired.
@@ -151,12 +154,16 @@ def summary(found: Seed, variants: Sequence[str]) -> dict[str, Any]:
             {"share": row["share"], "sandwich": row["test"], "bootstrap": mine["test"]}
             for row, mine in zip(found["static, sandwich"]["rows"], rows, strict=True)
         ]
-    for name in (*variants, "cascade", *(n for n in found if n.startswith("LC"))):
+    if "static, tuned" in found:
+        told["tuned"] = [
+            {k: v for k, v in row.items() if k != "right"} for row in found["static, tuned"]["rows"]
+        ]
+    for name in (*variants, "cascade", "LC"):
         if name not in found:
             continue
-        points = []
+        points, rivals = [], found["static, tuned"]["rows"] if name == "LC" else rows
         for point in found[name]["points"]:
-            best = static_at(rows, point["share"], count)
+            best = static_at(rivals, point["share"], count)
             gap = interval(unpacked(point["right"], count) - best)
             kept = {k: v for k, v in point.items() if k != "right"}
             points.append(
@@ -193,12 +200,17 @@ def section(seeds: Mapping[str, Any], variants: Sequence[str]) -> Iterator[str]:
                     f"| {seed} | {100 * point['share']:.1f} % | {point['test']:.2f} | {point['static']:.2f} | "
                     f"{point['gap']:+.2f} ({point['gap_low']:+.2f} to {point['gap_high']:+.2f}) | {chance} |"
                 )
-        gaps = np.array([[point["gap"] for point in told["points"]] for told in have.values()])
+        gaps = np.array([point["gap"] for told in have.values() for point in told["points"]])
         sure = sum(point["gap_low"] > 0 for told in have.values() for point in told["points"])
         met = "met" if gaps.mean() >= AIM and sure == gaps.size else "not met"
         yield (
             f"\nMean gap {gaps.mean():+.2f} over {gaps.size} points of {len(have)} seed(s), the interval above 0 at "
             f"{sure} of them; the aim of {AIM:+.1f} at every point is {met}.\n"
+        )
+    if losses := list(_lost(seeds)):
+        yield (
+            "The LC-Net at half of the multiply-adds against the whole net trained on as long: "
+            f"{', '.join(f'{loss:+.2f}' for loss in losses)} points by seed (aim: at least {-LC_AIM}).\n"
         )
     pairs = [
         (row["sandwich"], row["bootstrap"]) for told in seeds.values() for row in told.get("sandwich", ())
@@ -209,6 +221,15 @@ def section(seeds: Mapping[str, Any], variants: Sequence[str]) -> Iterator[str]:
             f"In-place bootstrapping beside the sandwich rule at equal forward multiply-adds: {change.mean():+.2f} "
             f"points on the average over {len(change)} static sub-nets ({change.min():+.2f} to {change.max():+.2f}).\n"
         )
+
+
+def _lost(seeds: Mapping[str, Any]) -> Iterator[float]:
+    """Points that the LC-Net gains at about half of the multiply-adds over the whole net trained on, by seed."""
+    for told in seeds.values():
+        points = [p for p in told.get("LC", {}).get("points", ()) if abs(p["share"] - 0.5) < 0.05]
+        wholes = [row for row in told.get("tuned", ()) if row["share"] > 0.999]
+        if points and wholes:
+            yield points[0]["test"] - wholes[0]["test"]
 
 
 def speed_section(speeds: Mapping[str, Any]) -> Iterator[str]:

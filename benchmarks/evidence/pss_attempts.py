@@ -1,17 +1,19 @@
-"""What was tried to make progressive sub-net search better: one thing changed at a time, on a seed of its own.
+"""What was tried to make progressive sub-net search better: one thing changed at a time, on seeds of its own.
 
-The seed is none of those of `benchmarks.evidence.pss`, so that whatever is taken over from here was not chosen on its
-table. One file for each attempt under `runs/pss/attempts-PRICE/`; a broken-off call goes on with the next.
+The seeds are none of those of `benchmarks.evidence.pss`, so that whatever is taken over from here was not chosen on its
+table. One file for each attempt and seed under `runs/pss/attempts-PRICE/`; a broken-off call goes on with the next.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from benchmarks.evidence.pss_bench import (
     Bench,
 )
 from benchmarks.evidence.pss_page import SHARES, Rows, at_shares, file_of
-from benchmarks.evidence.published import RESULTS
+from benchmarks.evidence.published import RESULTS, published, restore
 from subnet_search.measure import describe_device
 from subnet_search.memory import keep_freed_memory
 from subnet_search.ranking import Ranker, l1_ranking, random_ranking, taylor_ranking
@@ -39,15 +41,16 @@ from subnet_search.settings import ElasticSettings
 from subnet_search.training import Among, EachKnob
 
 COMMAND = "python -m benchmarks.evidence.pss_attempts"
-BED, SEED, PRICE = "cifar10", 41, 185_000
+BED, SEEDS, PRICE = "cifar10", (41, 42, 43), 185_000
 FINER = ElasticSettings(step=1, min_share=0.125)  # eight groups a layer of width 8
 NO_DEPTH = ElasticSettings(groups_per_layer=4, min_share=0.25, depth=False)
 HEAD = """# Attempts at a better progressive sub-net search
 
-One thing is changed at a time from the arm "PSS, noise" of [pss](pss.md), at a price of {price:,} forwards of the whole
-net (a quarter of the table's there, so that there is time to try), on {bed}, seed {seed}, which is not in that table.
-The whole net had {start:.2f} % before. Top-1 on test in percent at five shares of the multiply-adds, and for the whole
-net. One seed: differences below about half a point say nothing.
+One thing is changed at a time from the arm "PSS, noise" of [pss](pss.md), or, further down, from the best of what was
+tried before, at a price of {price:,} forwards of the whole net (a quarter of the table's there, so that there is time
+to try), on {bed}, seeds {seeds}, which are not in that table. The whole net had {whole} % before. Top-1 on test in
+percent at five shares of the multiply-adds (mean over seeds, least and greatest in brackets), and what the whole net
+gained or lost. Of one seed, differences below about half a point say nothing.
 
 Made by `{command}` (resumable attempt by attempt).
 """
@@ -68,19 +71,24 @@ class Attempt:
     num_random: int = NUM_RANDOM
     trained: int | None = None  # so many elements of the path, evenly over the logarithm of multiply-adds
     anchor: float = 0.0  # the fixed teacher's share of the whole net's loss
+    emphasis: float = 1.0  # of the whole net's gradient
+    averaged: float | None = None  # decay of a running average of the weights
 
     def run(self, bench: Bench) -> Rows:
         """Ranks, warms up, searches the path, trains it jointly."""
-        training: Any = {"distill": self.distill, "num_random": self.num_random, "anchor": self.anchor}
+        names = ("distill", "num_random", "anchor", "emphasis")
+        training: Any = {name: getattr(self, name) for name in names}
         bench.reorder(self.ranker, self.forwards)
         if self.warmup_steps:
             bench.sandwich(EachKnob(), self.lr, self.warmup_steps, **training)
         path = thinned(bench, bench.path(criterion=self.criterion), self.trained)
-        bench.sandwich(Among(tuple(path)), self.lr, None, **training)
+        bench.sandwich(Among(tuple(path)), self.lr, None, averaged=self.averaged, **training)
         return bench.measured(path)
 
 
 BASE = Attempt("PSS, noise")
+EIGHT = dataclasses.replace(BASE, name="eight elements, in place", trained=8, distill="in place")
+COLD = dataclasses.replace(EIGHT, name="eight elements, in place, no warm-up", warmup_steps=0)
 ATTEMPTS = (
     BASE,
     dataclasses.replace(BASE, name="random ranking", ranker=random_ranking, forwards=0),
@@ -89,7 +97,16 @@ ATTEMPTS = (
     dataclasses.replace(BASE, name="taught by the largest net (in place)", distill="in place"),
     dataclasses.replace(BASE, name="labels for all nets", distill="labels"),
     dataclasses.replace(BASE, name="eight elements of the path trained", trained=8),
-    dataclasses.replace(BASE, name="eight elements, in place", trained=8, distill="in place"),
+    EIGHT,
+    COLD,
+    dataclasses.replace(COLD, name="all elements, in place, no warm-up", trained=None),
+    dataclasses.replace(COLD, name="five elements, in place, no warm-up", trained=5),
+    dataclasses.replace(COLD, name="twelve elements, in place, no warm-up", trained=12),
+    dataclasses.replace(COLD, name="eight, in place, no warm-up, whole net counts twice", emphasis=2.0),
+    dataclasses.replace(COLD, name="eight, in place, no warm-up, whole net counts four times", emphasis=4.0),
+    dataclasses.replace(COLD, name="eight, in place, no warm-up, weights averaged", averaged=0.99),
+    dataclasses.replace(COLD, name="eight, in place, no warm-up, L1", ranker=l1_ranking, forwards=0),
+    dataclasses.replace(COLD, name="eight, in place, no warm-up, learning rate 0.03", lr=0.03),
     dataclasses.replace(BASE, name="one random net a step", num_random=1),
     dataclasses.replace(BASE, name="learning rate 0.1", lr=0.1),
     dataclasses.replace(BASE, name="learning rate 0.02", lr=0.02),
@@ -107,50 +124,79 @@ ATTEMPTS = (
 )
 
 
-def run_attempt(attempt: Attempt, price: int) -> dict[str, Any]:
-    """What came of an attempt; from its file, where there is one."""
-    path = RUNS / f"attempts-{price}" / f"{file_of(attempt.name)}.json"
-    if not path.exists():
-        _, splits, teacher = start(BED, SEED, price)
-        bench = Bench(BEDS[BED], SEED, splits, teacher, price, attempt.elastic)
-        start_s = time.perf_counter()
-        rows = attempt.run(bench)
-        seconds = time.perf_counter() - start_s
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            path,
-            {"name": attempt.name, "rows": rows, "spent": bench.spent, "seconds": seconds, **bench.notes},
+def path_of(price: int, seed: int, attempt: str) -> Path:
+    return RUNS / f"attempts-{price}" / str(seed) / f"{file_of(attempt)}.json"
+
+
+def run_attempt(attempt: Attempt, price: int, seed: int) -> None:
+    """One attempt on one seed, unless its file is there."""
+    path = path_of(price, seed, attempt.name)
+    if path.exists():
+        return
+    _, splits, teacher = start(BED, seed, price)
+    bench = Bench(BEDS[BED], seed, splits, teacher, price, attempt.elastic)
+    start_s = time.perf_counter()
+    rows = attempt.run(bench)
+    found = {"rows": rows, "spent": bench.spent, "seconds": time.perf_counter() - start_s, **bench.notes}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+    tests = at_shares(rows, "test")
+    told = f"{np.mean(tests):.2f} %, whole net {rows[-1]['test']:.2f} %, in {found['seconds']:.0f} s"
+    print(f"{attempt.name}, seed {seed}: {told}", flush=True)
+
+
+def go_on(price: int) -> None:
+    """Makes files of the published attempts at this price."""
+    found = published("pss_attempts")
+    if found.get("price") == price:
+        teachers = {("teacher", seed): content for seed, content in found["before"].items()}
+        tried = {(n, seed): one for n, seeds in found["attempts"].items() for seed, one in seeds.items()}
+        restore((path_of(price, int(seed), name), one) for (name, seed), one in tried.items())
+        restore(
+            (RUNS / f"{BED}-{price}" / seed / f"{name}.json", one) for (name, seed), one in teachers.items()
         )
-        print(f"{attempt.name}: {np.mean(at_shares(rows, 'test')):.2f} % in {seconds:.0f} s", flush=True)
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
 
 
-def publish(found: list[dict[str, Any]], price: int) -> None:
-    """Writes pss_attempts.md and pss_attempts.json."""
-    folder, _, _ = start(BED, SEED, price)
-    before = json.loads((folder / "teacher.json").read_text("utf-8"))
+def publish(price: int) -> None:
+    """Writes pss_attempts.md and pss_attempts.json from the attempts that are there."""
+    attempts: dict[str, dict[str, Any]] = {}
+    for attempt in ATTEMPTS:
+        paths = {str(seed): path_of(price, seed, attempt.name) for seed in SEEDS}
+        if found := {
+            seed: json.loads(path.read_text("utf-8")) for seed, path in paths.items() if path.exists()
+        }:
+            attempts[attempt.name] = found
+    before = {
+        seed: json.loads((RUNS / f"{BED}-{price}" / seed / "teacher.json").read_text("utf-8"))
+        for seed in sorted({seed for seeds in attempts.values() for seed in seeds})
+    }
     today, machine = date.today().isoformat(), describe_device()
     data = {
         "command": COMMAND,
         "date": today,
         "machine": machine,
         "price": price,
-        "seed": SEED,
         "before": before,
+        "attempts": attempts,
     }
-    (RESULTS / "pss_attempts.json").write_text(
-        json.dumps({**data, "attempts": found}, indent=1) + "\n", "utf-8"
-    )
-    lines = [HEAD.format(price=price, bed=BEDS[BED].title, seed=SEED, start=before["test"], command=COMMAND)]
-    lines.append(
-        f"| attempt | {' | '.join(f'{share:.0%}' for share in SHARES)} | mean | whole net | path's forwards |"
-    )
-    lines.append(f"|---|{'---|' * (len(SHARES) + 3)}")
-    for one in found:
-        tests = at_shares(one["rows"], "test")
-        cells = " | ".join(f"{value:.2f}" for value in (*tests, np.mean(tests), one["rows"][-1]["test"]))
-        lines.append(f"| {one['name']} | {cells} | {one['path']['images']:,} |")
+    write_json(RESULTS / "pss_attempts.json", data)
+    whole = ", ".join(f"{one['test']:.2f}" for one in before.values())
+    columns = " | ".join(f"{share:.0%}" for share in SHARES)
+    lines = [
+        HEAD.format(price=price, bed=BEDS[BED].title, seeds=", ".join(before), whole=whole, command=COMMAND),
+        f"| attempt | seeds | {columns} | mean | whole net, change | path's forwards |",
+        f"|---|---|{'---|' * (len(SHARES) + 3)}",
+    ]
+    for name, seeds in attempts.items():
+        tests = np.array([at_shares(one["rows"], "test") for one in seeds.values()])
+        means, by_seed = tests.mean(axis=0), tests.mean(axis=1)
+        spread = f" ({by_seed.min():.2f} to {by_seed.max():.2f})" if len(by_seed) > 1 else ""
+        change = np.mean([one["rows"][-1]["test"] - before[seed]["test"] for seed, one in seeds.items()])
+        forwards = np.mean([one["path"]["images"] for one in seeds.values()])
+        cells = " | ".join(f"{value:.2f}" for value in means)
+        lines.append(
+            f"| {name} | {', '.join(seeds)} | {cells} | {means.mean():.2f}{spread} | {change:+.2f} | {forwards:,.0f} |"
+        )
     lines.append(f"\n{machine['cpu']}, one thread, torch {machine['torch']}, {today}.\n")
     (RESULTS / "pss_attempts.md").write_text("\n".join(lines), "utf-8")
 
@@ -160,13 +206,21 @@ def main() -> None:
     parser.add_argument(
         "--price", type=int, default=PRICE, help="of an attempt, in forwards of the whole net"
     )
-    price = parser.parse_args().price
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), choices=SEEDS)
+    parser.add_argument("--attempts", nargs="+", default=[one.name for one in ATTEMPTS], metavar="NAME")
+    parser.add_argument("--page", action="store_true", help="train nothing, make the page of what is there")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    found: list[dict[str, Any]] = []
-    for attempt in ATTEMPTS:
-        found.append(run_attempt(attempt, price))
-        publish(found, price)
+    go_on(arguments.price)
+    by_name = {one.name: one for one in ATTEMPTS}
+    if unknown := set(arguments.attempts) - set(by_name):
+        parser.error(f"there is no attempt {min(unknown)!r}; attempts are {', '.join(map(repr, by_name))}")
+    if not arguments.page:
+        for seed, name in itertools.product(arguments.seeds, arguments.attempts):
+            run_attempt(by_name[name], arguments.price, seed)
+            publish(arguments.price)
+    publish(arguments.price)
     print((RESULTS / "pss_attempts.md").read_text("utf-8"))
 
 

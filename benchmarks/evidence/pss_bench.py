@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.evidence.own_network import decoded
 from benchmarks.evidence.pss_page import SHARES
@@ -22,6 +22,7 @@ from search_spaces.presets import ladders
 from subnet_search import make_elastic, recalibrate, train
 from subnet_search.batches import Steps, first_images
 from subnet_search.data import Batch, Splits, load_splits
+from subnet_search.elastic import Supernet
 from subnet_search.measure import top1_percent
 from subnet_search.measure.scoring import SharedScorer
 from subnet_search.ranking import (
@@ -40,7 +41,7 @@ from subnet_search.settings import (
     ProgressiveSettings,
     TrainSettings,
 )
-from subnet_search.training import SandwichStep
+from subnet_search.training import SandwichStep, Step
 from subnet_search.training.sampling import Sampling
 
 RUNS = Path("runs") / "pss"
@@ -121,6 +122,29 @@ BEDS = {
 
 
 @dataclass
+class Averaging:
+    """A step of training, and the running average of the weights that it sees."""
+
+    step: Step
+    decay: float
+    weights: list[Tensor] | None = None
+
+    def __call__(self, supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
+        now = [p.detach() for p in supernet.parameters()]
+        if self.weights is None:
+            self.weights = [p.clone() for p in now]
+        torch._foreach_lerp_(self.weights, now, 1 - self.decay)
+        return self.step(supernet, batch, rng)
+
+    def take_over(self, supernet: Supernet) -> None:
+        """The average becomes the weights."""
+        assert self.weights is not None
+        with torch.no_grad():
+            for parameter, mean in zip(supernet.parameters(), self.weights, strict=True):
+                parameter.copy_(mean)
+
+
+@dataclass
 class Bench:
     """One arm's supernet, and what it has spent so far, in forwards of the whole net."""
 
@@ -167,19 +191,27 @@ class Bench:
         distill: str = "fixed teacher",
         num_random: int = NUM_RANDOM,
         anchor: float = 0.0,
+        emphasis: float = 1.0,
+        averaged: float | None = None,
     ) -> None:
-        """Trains by the sandwich rule, for so many steps or until the price is spent."""
+        """Trains by the sandwich rule, for so many steps or until the price is spent.
+
+        With `averaged`, the weights are in the end their own running average, each step's share being 1 - averaged.
+        """
         fixed = distill == "fixed teacher"
         drawn = sampling.draw(self.space, np.random.default_rng(0), 500)
         smallest = self.shares([sampling.smallest(self.space)])[0]
         step_price = BATCH * (1 + smallest + num_random * self.shares(drawn).mean() + fixed)
         steps = int((self.price - self.spent) / step_price) if steps is None else steps
-        step = SandwichStep(
-            num_random, distill != "labels", self.teacher if fixed else None, sampling=sampling, anchor=anchor
+        step: Step = SandwichStep(
+            num_random, distill != "labels", self.teacher if fixed else None, sampling, anchor, emphasis
         )
+        average = None if averaged is None else Averaging(step, averaged)
         part = dataclasses.replace(self.splits, train=Steps(self.splits.train, steps, self.seed))
         settings = TrainSettings(epochs=1, lr=lr, warmup_epochs=0.05, seed=self.seed)
-        train(self.supernet, part, step, settings)
+        train(self.supernet, part, average or step, settings)
+        if average is not None:
+            average.take_over(self.supernet)
         self.supernet.eval()
         self.spent += steps * step_price
         self.notes.setdefault("steps", []).append(steps)

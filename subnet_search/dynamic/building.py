@@ -47,6 +47,7 @@ def make_slimming(
     *,
     hidden: int = 32,
     attention: bool = False,
+    values: bool = False,
     seed: int = 0,
 ) -> Slimming:
     """Cuts each route's sub-net in parts and joins those of all routes by gates.
@@ -57,6 +58,7 @@ def make_slimming(
         calibration: batches of training images without augmentation, for every route's own statistics.
         hidden: units of a gate.
         attention: whether gates weigh channels, too.
+        values: whether gates say how likely each choice is to be right; for `DynamicSettings.loss` "values".
         seed: of the gates' first weights.
 
     Raises:
@@ -82,6 +84,7 @@ def make_slimming(
                 mean_costs(prefix, routes.choices(prefix), macs, largest_macs),
                 hidden,
                 attention,
+                values,
             )
             for prefix in routes.prefixes
         }

@@ -98,13 +98,16 @@ def gate_loss(
     settings: DynamicSettings,
     aim: float,
 ) -> Tensor:
-    """What a gate is trained on: the chosen way's loss, the guide's, and the mean cost's distance from the aim.
+    """What a gate is trained on: by `settings.loss` its choices' values, or sandwich gate sparsification.
 
+    "values": the gate is to say what each choice is worth, see `value_loss`.
+
+    "sandwich": the chosen way's loss, the guide's, and the mean cost's distance from the aim,
     L = CE(y, f_chosen) + guide CE(target, s) + macs_weight (mean C(chosen) / C(largest) - aim)^2
 
     Source:
-        Li et al., "Dynamic Slimmable Network", 2021, arXiv:2103.13258 (sandwich gate sparsification). Unlike the
-        authors' code the guide's loss reads logits, not probabilities, and costs are relative to the largest net's.
+        Li et al., "Dynamic Slimmable Network", 2021, arXiv:2103.13258, for "sandwich". Unlike the authors' code the
+        guide's loss reads logits, not probabilities, and costs are relative to the largest net's. "values" is ours.
 
     Args:
         leaves: full rows of decisions.
@@ -112,9 +115,11 @@ def gate_loss(
         answers: logits of all leaves, `[B, num_leaves, num_classes]`.
         gates: slimming logits by the decisions before, `[B, num_choices]`.
         labels: `[B]`.
-        settings: weights, temperature and what hard images are to do.
+        settings: which loss; weights, temperature and what hard images are to do.
         aim: the mean share to come to.
     """
+    if settings.loss == "values":
+        return value_loss(leaves, answers, gates, labels)
     weights = leaf_weights(leaves, gates, partial(straight_through, temperature=settings.temperature))
     chosen = torch.einsum("bl,blc->bc", weights, answers)
     towards = guide_targets(answers.detach().argmax(dim=2) == labels[:, None], settings.hard)
@@ -125,6 +130,37 @@ def gate_loss(
         + settings.guide * torch.stack(guides).mean()
         + settings.macs_weight * (mean_share - aim) ** 2
     )
+
+
+def value_loss(
+    leaves: tuple[Decisions, ...], answers: Tensor, gates: Mapping[Decisions, Tensor], labels: Tensor
+) -> Tensor:
+    """Brier score of what gates say of each choice, against the right class's probability behind that choice.
+
+    Where a choice leads to several ways, it is their mean. With true values, argmax(value - price * cost) is the most
+    accurate choice of all that cost as much on average, for one gate and any price, so one training serves all
+    operating points. Where gates weigh channels, the answers of all ways are trained by cross-entropy, too.
+
+    Args:
+        leaves: full rows of decisions.
+        answers: logits of all leaves, `[B, num_leaves, num_classes]`.
+        gates: probabilities, by the decisions before, `[B, num_choices]`.
+        labels: `[B]`.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    right = answers.detach().softmax(dim=2)[rows, :, labels]  # [B, num_leaves]
+    distances = []
+    for prefix, told in gates.items():
+        behind = [
+            [i for i, leaf in enumerate(leaves) if leaf[: len(prefix) + 1] == (*prefix, choice)]
+            for choice in range(told.shape[1])
+        ]
+        values = torch.stack([right[:, ways].mean(dim=1) for ways in behind], dim=1)
+        distances.append((told - values).square().sum(dim=1).mean())
+    loss = torch.stack(distances).mean()
+    if answers.requires_grad:
+        loss = loss + cross_entropy(answers.flatten(0, 1), labels.repeat_interleave(len(leaves)))
+    return loss
 
 
 def train_gates(
@@ -153,10 +189,11 @@ def train_gates(
         The mean loss of each epoch.
 
     Raises:
-        InvalidInput: there is no gate split, or no calibration for a gate with attention.
+        InvalidInput: there is no gate split, no calibration for a gate with attention, or gates of another loss.
 
     Warns:
-        GateCollapse: one route gets nearly all images of the gate split; what to change is said.
+        GateCollapse: one route gets nearly all images of the gate split; what to change is said. Not with "values",
+            whose gates decide nothing before there is a price.
     """
     if settings.attention and not calibration:
         raise InvalidInput(
@@ -169,6 +206,11 @@ def train_gates(
             "gate_share above 0 (or give Splits a gate=...) and train the supernet anew"
         )
     net, device = slimming.net, resolve_device(settings.device)
+    if any(net.gate(prefix).values != (settings.loss == "values") for prefix in net.prefixes()):
+        raise InvalidInput(
+            f'gates that tell values, and no others, are trained with loss "values", got loss "{settings.loss}"; build '
+            'them with make_slimming(..., values=loss == "values")'
+        )
     shares = slimming.shares()
     aim = settings.aim if settings.aim is not None else middle_aim(settings, shares)
     fit = TrainSettings(
@@ -195,7 +237,7 @@ def train_gates(
         with torch.no_grad():
             ways = torch.cat([net.run(moved(as_taken(net, images), device))[1] for images, _ in splits.gate])
     histogram = torch.bincount(ways.cpu(), minlength=len(net.leaves)) / len(ways)
-    if said := collapse_of(histogram.numpy()):
+    if settings.loss == "sandwich" and (said := collapse_of(histogram.numpy())):
         warnings.warn(said, GateCollapse, stacklevel=2)
     return tuple(place.losses)
 

@@ -16,11 +16,12 @@ class DoubleHeadedGate(nn.Module):
 
     With g = the mean over positions, standardised, and u = relu(W1 g), the slimming head gives logits s = W3 u + b, and
     the attention head multiplies every channel by 2 sigmoid(W2 u), which begins at one. In evaluation the choice is
-    argmax(s - price * cost), the same for the same input; noise is for training alone.
+    argmax(s - price * cost), the same for the same input; noise is for training alone. With `values` s goes through a
+    sigmoid: it is to be the probability that the choice is right.
 
     Source:
         Li et al., "Dynamic Slimmable Network", 2021, arXiv:2103.13258. Unlike the authors' code, no noise is drawn in
-        evaluation, the logits have a bias, and `price`, found after training, sets the mean cost.
+        evaluation, the logits have a bias, and `price`, found after training, sets the mean cost; `values` are ours.
 
     Args:
         channels: of the features.
@@ -28,17 +29,25 @@ class DoubleHeadedGate(nn.Module):
         costs: of each choice, the largest net's being 1, `[num_choices]`.
         hidden: units of u.
         attention: whether there is an attention head.
+        values: whether the slimming head gives probabilities instead of logits.
     """
 
     def __init__(
-        self, channels: int, axis: int, costs: Sequence[float], hidden: int = 32, attention: bool = False
+        self,
+        channels: int,
+        axis: int,
+        costs: Sequence[float],
+        hidden: int = 32,
+        attention: bool = False,
+        values: bool = False,
     ) -> None:
         super().__init__()
         if len(costs) < 2:
             raise InvalidInput(f"a gate needs at least two choices, got {len(costs)}")
-        self.axis = axis
+        self.axis, self.values = axis, values
         self.squeeze = nn.Linear(channels, hidden)
-        self.slimming = nn.Linear(hidden, len(costs))
+        head = nn.Linear(hidden, len(costs))
+        self.slimming: nn.Module = nn.Sequential(head, nn.Sigmoid()) if values else head
         self.attention = nn.Linear(hidden, channels) if attention else None
         if self.attention is not None:
             nn.init.zeros_(self.attention.weight)

@@ -89,6 +89,7 @@ def describe(slimming: Slimming, supernet: Supernet) -> dict[str, Any]:
                 "channels": net.gate(prefix).squeeze.in_features,
                 "hidden": net.gate(prefix).squeeze.out_features,
                 "attention": net.gate(prefix).attention is not None,
+                "values": net.gate(prefix).values,
                 "costs": net.gate(prefix).cost.tolist(),
             }
             for prefix in net.prefixes()
@@ -166,7 +167,12 @@ def _rebuilt(folder: Path, told: Mapping[str, Any]) -> SlimmingNet:
     parts = parts_of(plain, told["paths"], torch.zeros(1, *told["input"]))
     gates = {
         tuple(gate["after"]): DoubleHeadedGate(
-            gate["channels"], gate["axis"], gate["costs"], gate["hidden"], gate["attention"]
+            gate["channels"],
+            gate["axis"],
+            gate["costs"],
+            gate["hidden"],
+            gate["attention"],
+            gate.get("values", False),  # nets of earlier versions had none
         )
         for gate in told["gates"]
     }

@@ -26,7 +26,8 @@ class SandwichStep:
     answers (`distill`), from those of a fixed `teacher` (a module that gives logits, on the device of
     training), or from the labels. The largest net may learn from a fixed teacher, too: `anchor` is the teacher's
     share of its loss, which keeps the largest net near what it was when it is its own teacher. Gradients are
-    summed and not averaged, as in the authors' code, so the learning rate goes with n.
+    summed and not averaged, as in the authors' code, so the learning rate goes with n; the largest net's counts
+    `emphasis` times.
 
     For other tasks than classification, `loss` is called with a net's answer, whatever it is, and the targets; all nets
     learn from the targets then, which `distill=False` has to say.
@@ -41,6 +42,7 @@ class SandwichStep:
     teacher: nn.Module | None = field(default=None, repr=False)
     sampling: Sampling = field(default_factory=EachKnob)
     anchor: float = 0.0
+    emphasis: float = 1.0
     loss: Callable[[Any, Any], Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class SandwichStep:
             raise InvalidInput(f"anchor is a share from 0 to 1, got {self.anchor}")
         if self.anchor and self.teacher is None:
             raise InvalidInput(f"anchor={self.anchor} needs a fixed teacher; give one, or leave anchor at 0")
+        if not 0 < self.emphasis < float("inf"):
+            raise InvalidInput(f"emphasis must be above 0, got {self.emphasis}")
 
     def __call__(self, supernet: Supernet, batch: Batch, rng: np.random.Generator) -> float:
         """Leaves the gradients summed over the nets; returns the sum of their losses."""
@@ -67,7 +71,7 @@ class SandwichStep:
         loss = measure(logits, labels)
         if self.anchor and soft is not None:
             loss = (1 - self.anchor) * loss + self.anchor * soft_cross_entropy(logits, soft)
-        loss.backward()
+        (self.emphasis * loss).backward()
         total = loss.detach()
         try:
             sampling = self.sampling

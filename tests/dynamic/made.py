@@ -27,12 +27,16 @@ def gate_splits(num_gate: int = 64) -> Splits:
 
 
 def slimming_of(
-    supernet: Supernet, paths: tuple[str, ...] = (), count: int = 3, attention: bool = False
+    supernet: Supernet,
+    paths: tuple[str, ...] = (),
+    count: int = 3,
+    attention: bool = False,
+    values: bool = False,
 ) -> Slimming:
     """Gates that spread images over all routes."""
     places = [place_at(supernet, path) for path in paths] or [place_at(supernet)]
     routes = uniform_routes(supernet.eval(), places, count=count)
-    slimming = make_slimming(supernet, routes, [(IMAGES, LABELS)], attention=attention)
+    slimming = make_slimming(supernet, routes, [(IMAGES, LABELS)], attention=attention, values=values)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for gate in slimming.net.gates.values():

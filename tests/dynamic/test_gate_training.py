@@ -10,7 +10,14 @@ import torch.nn.functional as F
 
 from search_spaces import InvalidInput
 from subnet_search.data import Batch, TensorBatches, load_splits
-from subnet_search.dynamic.gate_training import GateCollapse, gate_loss, gather, guide_targets, train_gates
+from subnet_search.dynamic.gate_training import (
+    GateCollapse,
+    gate_loss,
+    gather,
+    guide_targets,
+    train_gates,
+    value_loss,
+)
 from subnet_search.dynamic.gates import straight_through
 from subnet_search.dynamic.points import (
     check_targets,
@@ -27,7 +34,7 @@ from subnet_search.settings import DataSettings, DynamicSettings, ModelSettings
 from tests.dynamic.made import IMAGES, LABELS, gate_splits, slimming_of
 from tests.small import small_supernet
 
-SETTINGS = DynamicSettings(epochs=3, device="cpu", batch_size=16)
+SETTINGS = DynamicSettings(epochs=3, device="cpu", batch_size=16, loss="sandwich")
 LEAVES = ((0,), (1,), (2,))
 
 
@@ -73,6 +80,34 @@ def test_the_cost_term_is_relative_and_moves_the_gate_towards_the_aim() -> None:
     assert (change[2] > change[0]) == (mean > 0.5)  # descent lowers what costs too much
 
 
+def test_values_are_the_right_classes_probabilities_behind_each_choice() -> None:
+    torch.manual_seed(0)
+    leaves, labels = ((0, 0), (0, 1), (1, 0), (1, 1)), torch.arange(8) % 4
+    answers = torch.randn(8, 4, 4)
+    right = torch.stack([answers[i].softmax(1)[:, labels[i]] for i in range(8)])
+    true = {
+        (): torch.stack([right[:, :2].mean(1), right[:, 2:].mean(1)], dim=1),
+        (0,): right[:, :2],
+        (1,): right[:, 2:],
+    }
+    settings = SETTINGS.model_copy(update={"loss": "values"})
+    shares = torch.tensor([0.2, 0.5, 0.7, 1.0])
+    assert float(gate_loss(leaves, shares, answers, true, labels, settings, aim=0.5)) < 1e-12
+    off = {**true, (1,): true[1,] + torch.tensor([0.3, -0.4])}
+    assert float(value_loss(leaves, answers, off, labels)) == pytest.approx((0.09 + 0.16) / 3)
+
+
+def test_routes_are_trained_with_values_only_where_gates_weigh_channels() -> None:
+    answers = torch.randn(8, 3, 4, requires_grad=True)
+    logits, labels = torch.zeros(8, 3), torch.arange(8) % 4
+    frozen = value_loss(LEAVES, answers.detach(), {(): logits}, labels)
+    whole = value_loss(LEAVES, answers, {(): logits}, labels)
+    [gradient] = torch.autograd.grad(whole, answers)
+    wanted = sum(float(F.cross_entropy(answers.detach()[:, way], labels)) for way in range(3)) / 3
+    assert float((whole - frozen).detach()) == pytest.approx(wanted, rel=1e-5)
+    assert (gradient[torch.arange(8), :, labels] < 0).all()  # towards the labels
+
+
 def test_a_straight_through_sample_is_one_hot_with_the_frequencies_of_its_logits() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([2.0, 0.0, 1.0]).repeat(20_000, 1)
@@ -90,12 +125,14 @@ def test_the_weights_of_all_ways_are_products_that_sum_to_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["sandwich", "values"])
 @pytest.mark.parametrize("attention", [False, True])
-def test_gates_learn_what_their_features_tell_and_routes_stay_as_they_are(attention: bool) -> None:
-    slimming = slimming_of(small_supernet(), attention=attention)
+def test_gates_learn_what_their_features_tell_and_routes_stay_as_they_are(attention: bool, loss: str) -> None:
+    slimming = slimming_of(small_supernet(), attention=attention, values=loss == "values")
     net = slimming.net
     before = {name: tensor.clone() for name, tensor in net.parts.named_parameters()}
-    settings = SETTINGS.model_copy(update={"epochs": 30, "attention": attention, "macs_weight": 0.0})
+    changed = {"epochs": 30, "attention": attention, "macs_weight": 0.0, "loss": loss}
+    settings = SETTINGS.model_copy(update=changed)
     calibration = [(IMAGES, LABELS)]
     losses = train_gates(slimming, gate_splits(), settings, calibration=calibration)
     assert losses[-1] < 0.8 * losses[0]
@@ -172,6 +209,11 @@ def test_a_gate_that_decides_nothing_is_told_of_with_what_to_change() -> None:
     settings = SETTINGS.model_copy(update={"guide": 0.0, "macs_weight": 1000.0, "aim": 0.01, "epochs": 20})
     with pytest.warns(GateCollapse, match=r"along route 0, so it decides nothing\. Set the gate later"):
         train_gates(slimming, gate_splits(), settings)
+
+
+def test_gates_of_another_loss_are_refused() -> None:
+    with pytest.raises(InvalidInput, match='got loss "sandwich"; build them with make_slimming'):
+        train_gates(slimming_of(small_supernet(), values=True), gate_splits(), SETTINGS)
 
 
 def test_data_without_a_gate_split_are_refused() -> None:

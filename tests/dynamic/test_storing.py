@@ -28,7 +28,7 @@ POINTS = [{"price": 0.25}, {"price": -1.5}]
 def stored(folder: Path, kind: str) -> tuple[Slimming, Path]:
     supernet: Supernet = small_supernet() if kind == "small_net" else vit_supernet()
     paths = ("bn", "block1") if kind == "small_net" else ()
-    slimming = slimming_of(supernet, paths, count=2, attention=True)
+    slimming = slimming_of(supernet, paths, count=2, attention=True, values=kind == "tiny_vit")
     home = "tests.small" if kind == "small_net" else "tests.vit"
     with create_run(folder / "run", "") as run:
         store_slimming(
