@@ -7,6 +7,7 @@ is made of the files that are there.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.evidence.anytime_bench import (
+    ADN_LENGTH,
     Place,
     adaptive,
     depth_alone,
@@ -41,12 +43,13 @@ Arm = Callable[[Place], dict[str, Any]]
 
 
 def _of_family(arm: Callable[[Place, str], dict[str, Any]], family: str) -> Arm:
-    return lambda place: arm(place, family)
+    return lambda place: arm(dataclasses.replace(place, steps=ADN_LENGTH * place.steps), family)
 
 
 DEPTH: dict[str, Callable[[Place, str], dict[str, Any]]] = {
     "alone": depth_alone,
     "adaptive": adaptive,
+    "labels_not_read_by_the_base_net": partial(adaptive, hard=0.0),
     "no_distillation": partial(adaptive, distill=False),
     "no_switchable_norms": partial(adaptive, norms=False),
     "neither": partial(adaptive, distill=False, norms=False),

@@ -34,7 +34,8 @@ from subnet_search.training.skip_paths import SkipPathStep, make_skip_aware
 BRANCHES, WIDTH, BLOCKS = 8, 16, (2, 2, 2)
 THIN_WIDTHS = (2, 4, 6, 8, 12)  # nets of their own, over the range of the branches' multiply-adds
 NESTED_WIDTH, NESTED_BRANCH = 24, 3
-ADN_BLOCKS, ADN_WIDTH = (3, 3, 3), 16
+ADN_BLOCKS, ADN_WIDTH, ADN_LENGTH = (3, 3, 3), 8, 3  # trained for so many times the steps of the others
+ADN_LR = 2.0  # of two nets whose losses are averaged, beside the learning rate of one
 STATISTICS_IMAGES, WARMUP = 1000, 0.05
 LR, ADAMW_LR = 0.1, 2e-3
 TREES: dict[str, Any] = {
@@ -85,10 +86,10 @@ def place_of(name: str, seed: int, steps: int) -> Place:
 Update = Callable[[Batch], None]  # forward and backward
 
 
-def fit(model: nn.Module, update: Update, place: Place, *, adamw: bool = False) -> float:
+def fit(model: nn.Module, update: Update, place: Place, *, adamw: bool = False, faster: float = 1.0) -> float:
     """Trains for the steps of a place; returns this thread's seconds of one step."""
     settings = TrainSettings(lr=LR, seed=place.seed)
-    lr = ADAMW_LR if adamw else LR
+    lr = ADAMW_LR if adamw else LR * faster
     optimizer: torch.optim.Optimizer = make_optimizer(model, settings)
     if adamw:
         optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05)
@@ -276,18 +277,26 @@ def depth_supernet(place: Place, family: str) -> Supernet:
 
 
 def adaptive(
-    place: Place, family: str, *, distill: bool = True, norms: bool = True, features: float = 0.0
+    place: Place,
+    family: str,
+    *,
+    norms: bool = True,
+    faster: float = ADN_LR,
+    **step_options: Any,
 ) -> Found:
-    """The whole net and the base net trained together; every combination measured."""
+    """The whole net and the base net trained together; every combination measured.
+
+    By default, half of what the base net learns comes from the labels: unlike in the paper, trainings are short.
+    """
     supernet = depth_supernet(place, family)
     paths = make_skip_aware(supernet) if norms else skip_paths(supernet.space)
-    step = SkipPathStep(paths, distill=distill, features=features)
+    step = SkipPathStep(paths, **{"hard": 0.5, **step_options})
     rng = np.random.default_rng(place.seed)
 
     def update(batch: Batch) -> None:
         step(supernet, batch, rng)
 
-    seconds = fit(supernet, update, place, adamw=family != "resnet")
+    seconds = fit(supernet, update, place, adamw=family != "resnet", faster=faster)
     rows = [{"name": name, **measured(supernet, config, place)} for name, config in paths.configs().items()]
     return {"points": rows, "step_seconds": seconds}
 

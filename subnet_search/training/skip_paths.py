@@ -45,7 +45,8 @@ def make_skip_aware(supernet: Supernet, parts: int | None = None) -> SkipPaths:
 class SkipPathStep:
     """Trains the whole net on the labels and the base net, which skips every sub-path, on what the whole one says.
 
-        loss = alpha * CE(y, z_whole) + (1 - alpha) * T^2 * KL(p_whole / T, p_base / T)
+        loss = alpha * CE(y, z_whole)
+               + (1 - alpha) * [(1 - hard) * T^2 * KL(p_whole / T, p_base / T) + hard * CE(y, z_base)]
                + features * sum over stages of KL(softmax of pooled features, whole and base)
 
     No other net is ever trained: skippable blocks learn to refine what the mandatory ones made, so that each of them
@@ -54,12 +55,14 @@ class SkipPathStep:
 
     Source:
         Kang, Lee, "Adaptive Depth Networks with Skippable Sub-Paths", NeurIPS 2024, arXiv:2312.16392. Unlike the
-        authors' code, which compares features of all stages but one, all stages are compared.
+        authors' code, which compares features of all stages but one, all stages are compared. `hard` is ours, for
+        short trainings, in which the whole net has little to teach for long.
 
     Attributes:
         paths: from `make_skip_aware`, or from `skip_paths` for norms without a second copy.
         distill: False: the base net learns from the labels instead.
         alpha: the whole net's share of the loss.
+        hard: share of the base net's loss that comes from the labels; 0 in the paper.
         temperature: T, above 0; larger is softer.
         top: so many logits of the teacher count.
         features: weight of the comparison of features; 0.0: none.
@@ -74,10 +77,13 @@ class SkipPathStep:
     temperature: float = 1.0
     top: int = MOST_LOGITS
     features: float = 0.0
+    hard: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise InvalidInput(f"alpha is a share above 0 and below 1, got {self.alpha}")
+        if not 0 <= self.hard <= 1:
+            raise InvalidInput(f"hard is a share from 0 to 1, got {self.hard}")
         if not self.temperature > 0 or self.top < 2 or not self.features >= 0:
             raise InvalidInput(
                 "temperature must be above 0, top at least 2 and features 0 or more, got "
@@ -108,11 +114,12 @@ class SkipPathStep:
         return (total + loss.detach()).item()
 
     def _base_loss(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        if not self.distill:
+        if not self.distill or self.hard == 1:
             return cross_entropy(logits, labels)
         kept = teacher.topk(min(self.top, teacher.shape[1]), dim=1).indices  # [B, top]
         t = self.temperature
-        return t**2 * divergence(logits.gather(1, kept) / t, teacher.gather(1, kept) / t)
+        loss = t**2 * divergence(logits.gather(1, kept) / t, teacher.gather(1, kept) / t)
+        return loss if self.hard == 0 else (1 - self.hard) * loss + self.hard * cross_entropy(logits, labels)
 
 
 def divergence(values: Tensor, wanted: Tensor) -> Tensor:

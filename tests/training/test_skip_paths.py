@@ -120,6 +120,17 @@ def test_a_step_leaves_the_gradients_of_the_two_nets() -> None:
     assert supernet.model.get_parameter("layer1.0.bn1.at_skip.weight").grad.abs().sum() > 0
 
 
+def test_labels_have_their_share_of_what_the_base_net_learns() -> None:
+    supernet, paths = adaptive()
+    x, y = torch.randn(12, 1, 8, 8), torch.arange(12) % 4
+    supernet.train()
+    first, second = losses_by_hand(supernet, paths, x, y)
+    with supernet.subnet(paths.base):
+        labels = 0.5 * F.cross_entropy(supernet(x), y)
+    found = SkipPathStep(paths, hard=0.25)(supernet, (x, y), np.random.default_rng(0))
+    assert found == pytest.approx((first + 0.75 * second + 0.25 * labels).item(), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_features_are_compared_and_few_logits_suffice() -> None:
     supernet, paths = adaptive()
@@ -132,7 +143,7 @@ def test_features_are_compared_and_few_logits_suffice() -> None:
     assert two != plain
     equal = torch.randn(3, 5)
     assert divergence(equal, equal).item() == pytest.approx(0, abs=1e-6)
-    for wrong in ({"alpha": 1.0}, {"temperature": 0.0}, {"top": 1}, {"features": -1.0}):
+    for wrong in ({"alpha": 1.0}, {"temperature": 0.0}, {"top": 1}, {"features": -1.0}, {"hard": 1.5}):
         with pytest.raises(InvalidInput):
             SkipPathStep(paths, **wrong)  # type: ignore[arg-type]
 
