@@ -35,10 +35,10 @@ def test_every_parameter_gets_a_gradient(step: Step) -> None:
     assert [name for name, gradient in found.items() if not gradient.any()] == []
 
 
-@pytest.mark.parametrize("distill", [True, False])
-def test_gradients_and_losses_are_the_sums_over_the_four_nets(distill: bool) -> None:
+@pytest.mark.parametrize(("distill", "emphasis"), [(True, 1.0), (False, 1.0), (True, 3.0)])
+def test_gradients_and_losses_are_the_sums_over_the_four_nets(distill: bool, emphasis: float) -> None:
     supernet, other = small_supernet().train(), small_supernet().train()
-    loss = SandwichStep(distill=distill)(supernet, BATCH, np.random.default_rng(7))
+    loss = SandwichStep(distill=distill, emphasis=emphasis)(supernet, BATCH, np.random.default_rng(7))
     images, labels = BATCH
     configs = drawn(other, 7, 2)
     total, soft = 0.0, None
@@ -53,7 +53,7 @@ def test_gradients_and_losses_are_the_sums_over_the_four_nets(distill: bool) -> 
             part.backward()
         total += part.item()
         for name, gradient in gradients(other).items():
-            wanted[name] += gradient
+            wanted[name] += gradient if i else emphasis * gradient
     assert len(set(configs)) == 4
     assert loss == pytest.approx(total, rel=1e-6)
     for name, gradient in gradients(supernet).items():
@@ -113,6 +113,8 @@ def test_wrong_options_are_refused() -> None:
         SandwichStep(teacher=small_net(), anchor=1.5)
     with pytest.raises(InvalidInput, match=r"anchor=0\.5 needs a fixed teacher"):
         SandwichStep(anchor=0.5)
+    with pytest.raises(InvalidInput, match=r"emphasis must be above 0, got 0\.0"):
+        SandwichStep(emphasis=0.0)
 
 
 def test_an_anchored_largest_net_learns_from_the_teacher_by_its_share() -> None:
