@@ -159,7 +159,7 @@ def summary(found: Seed, variants: Sequence[str]) -> dict[str, Any]:
             {k: v for k, v in row.items() if k != "right"} for row in found["static, tuned"]["rows"]
         ]
     for name in (*variants, "cascade", "LC"):
-        if name not in found:
+        if name not in found or (name == "LC" and "static, tuned" not in found):
             continue
         points, rivals = [], found["static, tuned"]["rows"] if name == "LC" else rows
         for point in found[name]["points"]:
