@@ -24,6 +24,8 @@ from subnet_search.searchers.path import PathElement
 from subnet_search.settings import ProgressiveSettings, TrainSettings
 from tests.small import small_splits, small_supernet
 
+pytestmark = pytest.mark.slow
+
 QUICK = ProgressiveSettings(
     calibration_images=24, first_images=12, final_images=30, smallest_macs_share=0.3, device="cpu"
 )

@@ -32,6 +32,8 @@ from subnet_search.workbench import Workbench
 from tests.small import small_splits, small_supernet
 from tests.test_pipeline import killed_run
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [model]
 name = "subnet_search.small_models:digits_cnn"

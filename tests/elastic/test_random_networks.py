@@ -40,6 +40,7 @@ def judge(steps: list[Step], head: int) -> None:
     judge_reordered(supernet, X)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, derandomize=True, **UNHURRIED)
 @given(steps=STEPS, head=CHOICE)
 @example(steps=[("shuffle", 0, 2), ("picked", 2, 1)], head=0)  # channels in an order of their own
