@@ -53,6 +53,7 @@ class Windows(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, self.mask, scale=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "masked"), [(5, True), (3, True), pytest.param(5, False, marks=pytest.mark.slow)]
 )

@@ -220,6 +220,7 @@ def test_an_infeasible_limit_is_refused_before_training_with_the_nearest_feasibl
     pipeline.begin(parse_recipe('name = "small"\n' + Path(mended).read_text()), tmp_path).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
@@ -381,6 +382,7 @@ def test_a_ranker_by_name_is_taken_without_curves_if_none_are_wanted(tmp_path: P
     assert set(read_json(tmp_path / "small", "ranking.json")) == {"ranker", "order", "weights"}
 
 
+@pytest.mark.slow
 def test_a_ranking_of_an_earlier_version_is_read(finished: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     with open_run(copy) as run:
@@ -474,6 +476,7 @@ def test_a_run_stopped_anywhere_and_resumed_equals_the_unbroken_one(
     assert chosen_of(tmp_path / "small") == chosen_of(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

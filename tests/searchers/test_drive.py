@@ -413,6 +413,7 @@ def test_impossible_wishes_are_refused_before_anything_is_evaluated(tmp_path: Pa
     assert toy.asked == []
 
 
+@pytest.mark.slow
 def test_a_search_ends_when_every_feasible_subnet_was_seen() -> None:
     result = go(Toy(), budget=Budget(evaluations=1000), limits={"macs": 30})
     rows = SPACE.encode(list({SPACE.canonical(c) for c in SPACE.sample(np.random.default_rng(0), 5000)}))

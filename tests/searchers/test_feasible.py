@@ -33,6 +33,7 @@ def macs(config: SubnetConfig) -> int:
     return int(COSTS.macs(SPACE.encode([config]))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2, 5, 9, 14, 30, 1000])
 def test_unseen_finds_every_feasible_config_and_then_gives_up(limit: float) -> None:
     feasible = Feasible(SPACE, COSTS, {"macs": limit})

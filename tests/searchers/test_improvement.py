@@ -41,6 +41,7 @@ def test_an_empty_front_leaves_all_that_the_reference_bounds() -> None:
     assert found == pytest.approx([2.0])
 
 
+@pytest.mark.slow
 def test_a_front_of_many_points_in_three_objectives_is_thinned_to_its_spread() -> None:
     rng = np.random.default_rng(0)
     front = np.abs(rng.standard_normal((400, 3)))

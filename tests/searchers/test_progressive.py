@@ -337,6 +337,7 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
 QUICK = ("tuned", "timed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OPTIONS]
 )

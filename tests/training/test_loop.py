@@ -90,6 +90,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own batches", "global generators", "own generator", "workers"])
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(kind: str, stop: int, run: Run) -> None:
