@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,18 +40,26 @@ def _drive(searcher: Searcher, table: Table, evaluate: Evaluate) -> None:
         searcher.tell(table.evaluate(config))
 
 
-def optuna_alone(sampler: str, table: Table, seed: int, evaluate: Evaluate) -> None:
-    """A sampler of Optuna with its own settings, and without what this project adds to it."""
+def optuna_alone(
+    sampler: str, table: Table, seed: int, evaluate: Evaluate, *, numbers: bool = False, **settings: Any
+) -> None:
+    """A sampler of Optuna with its own settings but `settings`, and without what this project adds to it.
+
+    Args:
+        numbers: knobs without an order are told to it as whole numbers too, not as categories.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = getattr(optuna.samplers, sampler)(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made = getattr(optuna.samplers, sampler)(seed=seed, **settings)
     study = optuna.create_study(directions=["minimize"] * 2, sampler=made)
     while True:
         trial = study.ask()
         places = [
             trial.suggest_categorical(knob.name, range(len(knob.choices)))
-            if knob.kind == "choice"
+            if knob.kind == "choice" and not numbers
             else trial.suggest_int(knob.name, 0, len(knob.choices) - 1)
             for knob in table.space.knobs
         ]
@@ -161,6 +170,8 @@ RIVALS: dict[str, Rival] = {
     "cost-aware random": cost_aware_random,
     "Optuna NSGA-II": partial(optuna_alone, "NSGAIISampler"),
     "Optuna TPE": partial(optuna_alone, "TPESampler"),
+    "Optuna TPE, multivariate": partial(optuna_alone, "TPESampler", multivariate=True),
+    "Optuna TPE, multivariate, numbers": partial(optuna_alone, "TPESampler", multivariate=True, numbers=True),
     "Optuna GP": partial(optuna_alone, "GPSampler"),
     "pymoo NSGA-II": pymoo_nsga2,
     "Syne Tune evolution": syne_tune_evolution,

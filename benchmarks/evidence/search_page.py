@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.evidence.published import RESULTS, published
+from benchmarks.evidence.published import RESULTS
 
 FLOOR = "floor"
 LEAST_SEEDS = 3  # of a mean that may be called the best
@@ -27,9 +27,12 @@ milliseconds are measured: known of evaluated networks only. A searcher that pro
 free; one that hardly proposes new ones is stopped after five asks for each evaluation, and keeps what it has found.
 Milliseconds for each proposal are processor time of {cpu}, shared with other work.
 
-*guided* is this project's searcher, with the settings that it has everywhere. *floor*: what a search would reach that
-knew beforehand all that gradient boosting, fitted out of fold to the whole table, can tell: the fronts of its
-predictions are evaluated one after the other. A search that learns from single answers can get below it.
+*guided* is this project's searcher, with the settings that it has everywhere. Optuna's TPE is also there with
+`multivariate=True` (it then knows knobs together), with knobs as categories and as *numbers*. By its own settings it
+proposes known networks again and again and takes long; it was stopped after 100 evaluations, as was Optuna's GP, which
+takes most of a second for each proposal. *floor*: what a search would reach that knew beforehand all that gradient
+boosting, fitted out of fold to the whole table, can tell: the fronts of its predictions are evaluated one after the
+other. A search that learns from single answers can get below it.
 
 Seeds from {first} on; the searcher's settings were chosen while looking at seeds 0 to 4 of these tables (warping, costs
 as features, the gate, how spreads are corrected; that multiply-adds help to predict milliseconds), so the tables are
@@ -40,52 +43,40 @@ Made by `{command}` (resumable).
 
 
 def write_results(
-    runs: Path, tables: Sequence[str], meant: Mapping[str, int], first: int, command: str
+    runs: Path, tables: Sequence[str], searchers: Sequence[str], seeds: range, command: str
 ) -> None:
-    """Writes search.json and .png from the files below `runs` of seeds from `first` on, and the page.
+    """Writes search.json and .png from the files below `runs`, and the page.
 
     Args:
         runs: holds a folder for each table.
         tables: those that are shown.
-        meant: how many seeds each searcher is to have.
-        first: seed.
+        searchers: likewise.
+        seeds: that each searcher is to have.
         command: that made the files.
     """
     parts = {
         table: {
             name: {path.stem: json.loads(path.read_text("utf-8")) for path in files}
-            for name in (*meant, FLOOR)
-            if (files := _files(runs / table / name.replace(" ", "-"), 0 if name == FLOOR else first))
+            for name in (*searchers, FLOOR)
+            if (files := _files(runs / table / name.replace(" ", "-"), range(1) if name == FLOOR else seeds))
         }
         for table in tables
     }
-    fresh = {
-        table: {name: _summary(list(seeds.values())) for name, seeds in found.items()}
+    stored = {
+        table: {name: _summary(list(each.values())) for name, each in found.items()}
         for table, found in parts.items()
     }
-    stored = _of_most_seeds(fresh, published("search").get("tables", {}), (*meant, FLOOR))
     about = {
         "command": command,
         "date": date.today().isoformat(),
         "cpu": _cpu(),
-        "first": first,
-        "seeds": _unfinished(stored, meant),
+        "first": seeds.start,
+        "seeds": _unfinished(stored, searchers, len(seeds)),
     }
     text = json.dumps({**about, "tables": stored, "parts": parts})
     (RESULTS / TABLES).write_text(text + "\n", "utf-8")
     _figure(stored).savefig(RESULTS / "search.png", dpi=110, bbox_inches="tight")
     write_page()
-
-
-def _of_most_seeds(
-    fresh: Mapping[str, dict[str, Any]], known: Mapping[str, dict[str, Any]], names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Of each searcher on each table what has more seeds: what is there now, or what was published."""
-    stored: dict[str, dict[str, Any]] = {}
-    for table, found in fresh.items():
-        both = {name: [one[name] for one in (found, known.get(table, {})) if name in one] for name in names}
-        stored[table] = {name: max(some, key=_seeds) for name, some in both.items() if some}
-    return stored
 
 
 def write_page() -> None:
@@ -98,31 +89,29 @@ def write_page() -> None:
     (RESULTS / "search.md").write_text("\n".join(parts), "utf-8")
 
 
-def _unfinished(stored: dict[str, Any], meant: Mapping[str, int]) -> str:
+def _unfinished(stored: Mapping[str, Any], searchers: Sequence[str], wanted: int) -> str:
     """How many seeds there are, and what is missing of those that were meant, for people."""
-    seeds = max(meant.values())
-    fewer = [f"{name} {count}" for name, count in meant.items() if count < seeds]
-    besides = f" (of {', '.join(fewer)}, as its proposals take long)" if fewer else ""
-    told = f"{seeds} seeds{besides}; in square brackets where a mean is of fewer, for the same reason."
     rows = []
-    for name, wanted in meant.items():
+    for name in searchers:
         counts = [_seeds(one) if (one := found.get(name)) else 0 for found in stored.values()]
         if min(counts) < wanted:
             low, high = min(counts), max(counts)
             rows.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
-    if not rows:
-        return told
-    return f"{told} **Not finished**: there are so far: {', '.join(rows)}."
+    return (
+        f"{wanted} seeds."
+        if not rows
+        else f"**Not finished**: of {wanted} seeds there are: {', '.join(rows)}."
+    )
 
 
 def _seeds(one: Mapping[str, Any]) -> int:
-    """How many seeds a searcher has on a table; not all go on to the last checkpoint."""
+    """How many seeds a searcher has on a table."""
     return max(int(cell["seeds"]) for cell in one.values())
 
 
-def _files(folder: Path, first: int) -> list[Path]:
+def _files(folder: Path, seeds: range) -> list[Path]:
     """One for each seed."""
-    return sorted(path for path in folder.glob("*.json") if int(path.stem) >= first)
+    return sorted(path for path in folder.glob("*.json") if int(path.stem) in seeds)
 
 
 def _summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -228,8 +217,7 @@ def _section(table: str, found: dict[str, Any]) -> str:
         for count in counts:
             cell = one.get(str(count))
             error = f" ({cell['error']:.1g})" if cell and cell["seeds"] > 1 else ""
-            fewer = f" [{cell['seeds']}]" if cell and name != FLOOR and cell["seeds"] < _seeds(one) else ""
-            text = "" if cell is None else f"{cell['mean']:.3g}{error}{fewer}"
+            text = "" if cell is None else f"{cell['mean']:.3g}{error}"
             wins = name != FLOOR and _counts(one, count) and one[str(count)]["mean"] == best[count]
             cells.append(f"**{text}**" if wins else text)
         last = one[max(one, key=int)]
