@@ -149,7 +149,9 @@ def floor(table: Table) -> dict[str, float]:
             * (
                 objective.exact(table.rows)
                 if objective.exact
-                else cross_val_predict(HistGradientBoostingRegressor(), one_hot, values, cv=folds)
+                else cross_val_predict(
+                    HistGradientBoostingRegressor(random_state=0), one_hot, values, cv=folds
+                )
             )
             for objective, values in zip(table.objectives, table.values.T, strict=True)
         ],

@@ -28,11 +28,11 @@ free; one that hardly proposes new ones is stopped after five asks for each eval
 Milliseconds for each proposal are processor time of {cpu}, shared with other work.
 
 *guided* is this project's searcher, with the settings that it has everywhere. Optuna's TPE is also there with
-`multivariate=True` (it then knows knobs together), with knobs as categories and as *numbers*. By its own settings it
-proposes known networks again and again and takes long; it was stopped after 100 evaluations, as was Optuna's GP, which
-takes most of a second for each proposal. *floor*: what a search would reach that knew beforehand all that gradient
-boosting, fitted out of fold to the whole table, can tell: the fronts of its predictions are evaluated one after the
-other. A search that learns from single answers can get below it.
+`multivariate=True` (it then knows knobs together), with knobs as categories and as *numbers*; by its own settings it
+proposes known networks again and again. That form was stopped after 100 evaluations, as was Optuna's GP, which takes a
+quarter of a second to a second for each proposal. *floor*: what a search would reach that knew beforehand all that
+gradient boosting, fitted out of fold to the whole table, can tell: the fronts of its predictions are evaluated one
+after the other. A search that learns from single answers can get below it.
 
 Seeds from {first} on; the searcher's settings were chosen while looking at seeds 0 to 4 of these tables (warping, costs
 as features, the gate, how spreads are corrected; that multiply-adds help to predict milliseconds), so the tables are
@@ -115,12 +115,12 @@ def _files(folder: Path, seeds: range) -> list[Path]:
 
 
 def _summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """For each checkpoint the mean, the standard error, the number of seeds, and seconds for each proposal."""
-    counts = sorted({int(count) for one in found for count in one["regret"]})
+    """For each checkpoint of all seeds the mean, the standard error, their number, and seconds for each proposal."""
+    counts = sorted(map(int, set.intersection(*(set(one["regret"]) for one in found))))
     summary = {}
     for count in map(str, counts):
-        regrets = np.array([one["regret"][count] for one in found if count in one["regret"]])
-        seconds = [one["cpu_s"][count] for one in found if count in one.get("cpu_s", {})]
+        regrets = np.array([one["regret"][count] for one in found])
+        seconds = [one["cpu_s"][count] for one in found if "cpu_s" in one]
         error = float(regrets.std(ddof=1) / len(regrets) ** 0.5) if len(regrets) > 1 else float("nan")
         summary[count] = {
             "mean": max(float(regrets.mean()), 0.0),  # rounding apart
