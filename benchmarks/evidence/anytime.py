@@ -55,12 +55,16 @@ DEPTH: dict[str, Callable[[Place, str], dict[str, Any]]] = {
     "neither": partial(adaptive, distill=False, norms=False),
     "with_features": partial(adaptive, features=0.1),
 }
+ON_RESNET_ALONE = {"neither", "with_features"}  # transformers take twice as long
 SLICING: dict[str, Arm] = {"triangular": triangular, "taxonomy": taxonomy, "thin": thin, "exits": exits}
 PARTS: dict[str, tuple[tuple[str, ...], dict[str, Arm]]] = {  # on which data, and the arms by name
     "controller": (("fashion",), {"controller": controlled}),
     "slicing": (("cifar10", "fashion"), SLICING),
     "resnet": (("cifar10",), {name: _of_family(arm, "resnet") for name, arm in DEPTH.items()}),
-    "vit": (("cifar10",), {name: _of_family(arm, "vit") for name, arm in DEPTH.items()}),
+    "vit": (
+        ("cifar10",),
+        {name: _of_family(arm, "vit") for name, arm in DEPTH.items() if name not in ON_RESNET_ALONE},
+    ),
     "nested": (("cifar10",), {"nested": nested}),
 }
 

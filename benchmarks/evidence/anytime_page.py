@@ -196,6 +196,10 @@ def _slicing(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
             cells = [spread([v for v in column if not math.isnan(v)]) for column in columns]
             cost = f"{np.mean([one['train_macs'] for one in runs]) / 1e6:.1f}M"
             yield f"| {title} | {' | '.join(cells)} | {cost} | {np.mean([one['step_seconds'] for one in runs]):.3f} |"
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    draw_curves(figure, {title: arms[name] for name, title in titles.items()})
+    figure.savefig(RESULTS / f"anytime-slicing-{data}.png", dpi=110)
+    yield f"\n![Accuracy against multiply-adds](anytime-slicing-{data}.png)"
     one = arms["triangular"][0]
     yield (
         "\nRows against the one pass, largest difference of logits: "
@@ -207,6 +211,22 @@ def _slicing(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
     for batch, times in one["row_ms"].items():
         yield f"| ms, batch {batch} | " + " | ".join(f"{ms:.2f}" for ms in times) + " |"
     yield from _taxonomy(seeds)
+
+
+def draw_curves(figure: Figure, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Top-1 on test of each arm's nets over their multiply-adds: means, and bars from the worst to the best seed."""
+    axes = figure.subplots()
+    for title, runs in arms.items():
+        if not runs:
+            continue
+        macs = [point["macs"] for point in runs[0]["points"]]
+        tests = np.array([[point["test"] for point in one["points"]] for one in runs])  # [seeds, points]
+        mean = tests.mean(0)
+        axes.errorbar(
+            macs, mean, [mean - tests.min(0), tests.max(0) - mean], marker=".", capsize=2, label=title
+        )
+    axes.set(xscale="log", xlabel="multiply-adds of an answer", ylabel="top-1 on test, %")
+    axes.legend()
 
 
 def at_macs(points: Sequence[Mapping[str, float]], macs: Sequence[int]) -> list[float]:
