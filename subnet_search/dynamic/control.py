@@ -7,10 +7,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from search_spaces import InvalidInput
 
 MOST_PATIENCE = 16  # times the patience that was set, after switches up that did not last
+LASTED = 4  # times the patience: a switch up that was not taken back within so many calls
+TOO_LATE = (
+    1.75  # late calls beyond those allowed; of 5 %: two within five calls, three within 25, four within 45
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,12 @@ class ControlSettings:
 
     Attributes:
         percentile: of the latencies that the budget holds for.
-        window: so many last calls are looked at.
+        window: so many last calls tell how slow the machine is.
         headroom: a switch goes to a network whose predicted percentile leaves this share of the budget free, and only
-            one that leaves as much tries a larger one; it is left when its percentile is above the whole budget.
+            one that leaves as much tries a larger one; it is left when too many calls are above the whole budget.
             Between the two nothing is switched.
         patience: calls after a switch before the next one up (twice as many before a trial). It doubles whenever a
-            switch up had to be taken back within so many calls, and is what it was again after one that lasted.
+            switch up had to be taken back within four times as many, and is what it was again after one that lasted.
         closed_loop: react to measured times; False: the latencies at rest alone decide.
 
     Raises:
@@ -51,9 +56,14 @@ class ControlSettings:
 class LatencyControl:
     """Chooses among networks of rising latency; its memory is one window, whatever happens.
 
-    A network is left when more of its own last calls were late than the percentile allows; that is seen, not predicted.
+    A network is left when more of its own calls were late than the percentile allows; that is seen, not predicted, by
+    a cumulative sum (Page, "Continuous Inspection Schemes", Biometrika 1954): each call that is late adds one, each
+    call takes away the share that may be late, and the sum is never below 0. So a load that sets in is answered within
+    a few calls, and a share a little too large in time.
+
     Where to go is predicted: each measured time over its network's latency at rest is one sample of how much slower
-    the machine is, and the percentile of any network is its latency at rest times that of the samples. Where
+    the machine is, and the percentile of any network is its latency at rest times that of the samples. Downwards, the
+    median of the calls since the sum began to rise must fit, too: the window still knows the time before. Where
     interruptions add a fixed delay, this is too pessimistic for larger networks; so one that has been well within the
     budget for a while also *tries* the next larger one, less and less often if that fails. Not thread-safe by itself.
 
@@ -80,14 +90,13 @@ class LatencyControl:
         self.budget_ms: float | None = None
         self._slowdowns = [1.0] * self.settings.window  # a ring
         self._sorted = list(self._slowdowns)
-        self._late = [False] * self.settings.window  # of the present network's calls, a ring, too
         self._place = 0
         self._begin()
 
     def _begin(self) -> None:
         """Forgets how the loop came to the present network."""
         self._since, self._patience, self._went_up = 0, self.settings.patience, False
-        self._late[:] = [False] * len(self._late)
+        self._too_late, self._rising = 0.0, 0  # the sum, and the calls since it was 0
 
     def set_budget(self, latency_ms: float) -> bool:
         """Chooses the largest network that is predicted to hold a budget; the smallest if none is.
@@ -104,7 +113,7 @@ class LatencyControl:
             )
         if latency_ms != self.budget_ms:
             self.budget_ms = float(latency_ms)
-            self.current = self._fitting(self.budget_ms)
+            self.current = self._fitting(self.budget_ms, self.slowdown)
             self._begin()
         return self.rest_ms[0] <= self.budget_ms
 
@@ -129,10 +138,12 @@ class LatencyControl:
         if self.budget_ms is None or not self.settings.closed_loop or place != self.current:
             return self.current
         self._since += 1
-        self._late[self._since % len(self._late)] = latency_ms > self.budget_ms
-        allowed = (1 - self.settings.percentile / 100) * len(self._late)
-        if sum(self._late) > allowed + 1e-9:
+        allowed = 1 - self.settings.percentile / 100
+        self._too_late = max(0.0, self._too_late + (latency_ms > self.budget_ms) - allowed)
+        self._rising = self._rising + 1 if self._too_late else 0
+        if self._too_late >= TOO_LATE:
             self._down()
+            self._too_late, self._rising = 0.0, 0
         elif self.current + 1 < len(self.rest_ms):
             self._up()
         return self.current
@@ -143,9 +154,8 @@ class LatencyControl:
         self._slowdowns[self._place] = slowdown
         self._place = (self._place + 1) % len(self._slowdowns)
 
-    def _fitting(self, limit_ms: float) -> int:
-        """The largest network that is predicted to take no longer."""
-        slowdown = self.slowdown
+    def _fitting(self, limit_ms: float, slowdown: float) -> int:
+        """The largest network that takes no longer on a machine so much slower, else the smallest."""
         fitting = [place for place, rest in enumerate(self.rest_ms) if rest * slowdown <= limit_ms]
         return fitting[-1] if fitting else 0
 
@@ -154,10 +164,14 @@ class LatencyControl:
         return (1 - self.settings.headroom) * self.budget_ms
 
     def _down(self) -> None:
-        target = min(self._fitting(self._aim_ms()), max(self.current - 1, 0))
+        calls = min(self._rising, len(self._slowdowns))
+        lately = median(
+            self._slowdowns[(self._place - 1 - back) % len(self._slowdowns)] for back in range(calls)
+        )
+        target = min(self._fitting(self._aim_ms(), max(self.slowdown, lately)), max(self.current - 1, 0))
         if target == self.current:
             return
-        taken_back = self._went_up and self._since <= self._patience
+        taken_back = self._went_up and self._since <= LASTED * self._patience
         usual = self.settings.patience
         self._patience = min(2 * self._patience, MOST_PATIENCE * usual) if taken_back else usual
         self._switch(target, up=False)
@@ -165,8 +179,8 @@ class LatencyControl:
     def _up(self) -> None:
         """To what is predicted to fit; or one step on trial, where the present one has long been well within."""
         target, settled = (
-            self._fitting(self._aim_ms()),
-            self._since >= 2 * max(self._patience, len(self._late)),
+            self._fitting(self._aim_ms(), self.slowdown),
+            self._since >= 2 * max(self._patience, self.settings.window),
         )
         if self._since >= self._patience and target > self.current:
             self._switch(target, up=True)
@@ -175,5 +189,5 @@ class LatencyControl:
 
     def _switch(self, target: int, *, up: bool) -> None:
         self.current, self._since, self._went_up = target, 0, up
-        self._late[:] = [False] * len(self._late)
+        self._too_late, self._rising = 0.0, 0
         self.switches += 1

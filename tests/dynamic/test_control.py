@@ -36,6 +36,32 @@ def test_the_percentile_holds_while_other_work_comes_and_goes() -> None:
     assert np.percentile(alone, 95) > 90.0
 
 
+def test_a_load_that_sets_in_is_answered_within_two_late_calls() -> None:
+    control = LatencyControl(REST_MS)
+    control.set_budget(24.0)
+    run(control, np.ones(200))
+    times, places = run(control, np.full(30, 6.0))
+    assert places.tolist() == [3, 3] + 28 * [0]
+    assert (times[2:] <= 24.0).all()
+
+
+def test_the_percentile_holds_in_each_period_of_a_load_that_varies_much() -> None:
+    late = {"rest": [], "load": []}  # type: dict[str, list[float]]
+    for seed in range(8):
+        rng, control = np.random.default_rng(seed), LatencyControl((4.0, 5.5, 9.0, 11.0, 12.5))
+        control.set_budget(19.0)
+        for name in 3 * ("rest", "load"):
+            factor, spread, often = (1.05, 0.1, 0.01) if name == "rest" else (2.0, 0.25, 0.2)
+            slower = factor * rng.lognormal(0, spread, 400)
+            delays_ms = rng.exponential(6.0, 400) * (rng.random(400) < often)
+            for slow, delay_ms in zip(slower, delays_ms, strict=True):
+                latency_ms = control.rest_ms[control.current] * slow + delay_ms
+                late[name].append(latency_ms > 19.0)
+                control.observe(control.current, latency_ms)
+    assert np.mean(late["rest"]) < 0.01
+    assert np.mean(late["load"]) <= 0.05
+
+
 @pytest.mark.parametrize("budget_ms", [17.0, 18.0, 20.0, 24.0])
 def test_steady_load_settles(budget_ms: float) -> None:
     control = LatencyControl(REST_MS)
