@@ -27,7 +27,8 @@ from subnet_search.training import SandwichStep
 BLOCKS, WIDTH, TRAINING_SHARE = (1, 1, 1), 16, 0.5  # of the steps: a sandwich step runs four nets
 SHARES = (0.25, 0.4, 0.55, 0.75, 1.0)  # of the widths
 PHASES = (0, 3, 0, 6, 0)  # other processes that compute
-PHASE_SECONDS, PERIOD_SECONDS, BATCH, BUDGET_SHARE = 40.0, 0.1, 32, 1.5  # the budget, of the largest at rest
+PHASE_SECONDS, PERIOD_SECONDS, BUDGET_SHARE = 40.0, 0.1, 1.5  # the budget, of the largest at rest
+BATCH = 128  # so that a request takes longer than the turns of a system's scheduler
 MODEL = ModelSettings(
     name="subnet_search.small_models:SmallResNet",
     options={"blocks": list(BLOCKS), "width": WIDTH, "in_channels": 1},
