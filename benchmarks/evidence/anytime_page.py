@@ -80,7 +80,7 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     if not values:
         return "-"
     half = (max(values) - min(values)) / 2
-    return f"{np.mean(values):{form}}" + (f" ± {half:{form}}" if len(values) > 1 else "")
+    return f"{np.mean(values):{form}}" + (f" ± {half:{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def _of(seeds: Seeds, arm: str) -> list[Any]:
@@ -274,15 +274,18 @@ def _depth(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
         "Top-1 on test; F keeps and T skips a stage's sub-path. Only the first and the last column were trained, for "
         "three times the steps of the other parts; half of what the base net learns comes from the labels, and the "
         "ResNet's learning rate is doubled, as its two losses are averaged. "
-        "Statistics of every sub-net are recalibrated on 1,000 images.\n"
+        "Statistics of every sub-net are recalibrated on 1,000 images. The last two columns: against the net of the "
+        "same depth trained alone on the same seed (aim: at most 0.5 below).\n"
     )
     first = next((one for arm in ("adaptive", "neither", "no_distillation") for one in _of(seeds, arm)), None)
     names = [point["name"] for point in first["points"]] if first else []
     if not names:
         names = [point["name"] for point in _of(seeds, "alone")[0]["points"]]
     macs = {p["name"]: p["macs"] for one in (first, *_of(seeds, "alone")) if one for p in one["points"]}
-    yield f"| arm | {' | '.join(f'{name} {macs[name] / 1e6:.1f}M' for name in names)} | s/step |"
-    yield f"|---|{'---|' * (len(names) + 1)}"
+    columns = " | ".join(f"{name} {macs[name] / 1e6:.1f}M" for name in names)
+    ends = (names[0], names[-1])
+    yield f"| arm | {columns} | s/step | {' | '.join(ends)} |"
+    yield f"|---|{'---|' * (len(names) + 3)}"
     arms = (
         "alone",
         "adaptive",
@@ -294,9 +297,21 @@ def _depth(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
     )
     for arm in arms:
         if runs := _of(seeds, arm):
-            tests = [{p["name"]: p["test"] for p in one["points"]} for one in runs]
+            tests = [_tests(one) for one in runs]
             cells = [spread([t[name] for t in tests if name in t]) for name in names]
             seconds = np.mean([one["step_seconds"] for one in runs])
             title = "trained alone (both)" if arm == "alone" else arm.replace("_", " ")
-            yield f"| {title} | {' | '.join(cells)} | {seconds:.3f} |"
+            gaps = 2 * [""] if arm == "alone" else [spread(_above_alone(seeds, arm, end), "+.2f") for end in ends]
+            yield f"| {' | '.join([title, *cells, f'{seconds:.3f}', *gaps])} |"
     yield ""
+
+
+def _above_alone(seeds: Seeds, arm: str, name: str) -> list[float]:
+    """Points of test, in each seed that has both."""
+    both = [done for done in seeds.values() if {arm, "alone"} <= set(done)]
+    return [_tests(done[arm])[name] - _tests(done["alone"])[name] for done in both]
+
+
+def _tests(one: Mapping[str, Any]) -> dict[str, float]:
+    """Top-1 on test by sub-net."""
+    return {point["name"]: point["test"] for point in one["points"]}
