@@ -36,7 +36,7 @@ MODEL = ModelSettings(
 
 
 def controlled(place: Place) -> dict[str, Any]:
-    """Latency and accuracy of the same requests with and without control."""
+    """Latency and accuracy of the same requests with and without control, and from the smallest sub-net alone."""
     found: dict[str, Any] = {"phases": PHASES, "phase_seconds": PHASE_SECONDS}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "net.safetensors"
@@ -52,9 +52,13 @@ def controlled(place: Place) -> dict[str, Any]:
         found["bytes"] = {"shared": rest.shared_bytes, "own": rest.own_bytes, "file": file.stat().st_size}
         found["switch_us"] = _switch_us(rest)
         latencies = [by_key.get(one["key"], 1e9) for one in found["subnets"]]
-        for name, closed in (("with control", True), ("without control", False)):
+        for name, closed, budget_ms in (
+            ("with control", True, found["budget_ms"]),
+            ("without control", False, found["budget_ms"]),
+            ("smallest", False, min(latencies)),
+        ):
             net = DynamicNet.load(file, latencies_ms=latencies, settings=ControlSettings(closed_loop=closed))
-            net.set_budget(latency_ms=found["budget_ms"])
+            net.set_budget(latency_ms=budget_ms)
             found[name] = served(net, images, labels, place.seed)
             found[name]["switches"] = net.state.switches
     return found
