@@ -119,8 +119,8 @@ def _controller(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]
         "sub-net is chosen by latencies at rest alone. What the smallest sub-net takes, no control can be below.\n"
     )
     yield (
-        "| phase | p95, of the budget: with | without | smallest alone | within budget: with | without | smallest alone "
-        "| top-1: with | without | smallest alone |"
+        "| phase | p95, of the budget: with | without | smallest | within budget: with | without | smallest "
+        "| top-1: with | without | smallest |"
     )
     yield f"|---|{'---|' * 9}"
     names = [*(f"{count} others" for count in first["phases"]), "**all**"]
