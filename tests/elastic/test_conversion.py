@@ -83,6 +83,7 @@ def test_macs_and_params_equal_an_independent_count(pair: tuple[nn.Module, Super
         assert supernet.costs.weight_bytes(row)[0] == sum(p.nbytes for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_peak_activation_equals_what_execution_needs(pair: tuple[nn.Module, Supernet]) -> None:
     model, supernet = pair
     if any(type(m).__name__ == "Branching" for m in model.modules()):

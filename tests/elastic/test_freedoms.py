@@ -29,6 +29,7 @@ def counts(supernet: Supernet) -> dict[str, int]:
     return dict(Counter(kinds(supernet).values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -64,6 +64,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return converted(request.param)
 
 
+@pytest.mark.slow
 def test_what_is_elastic_is_what_a_reader_of_the_network_counts(case: Case) -> None:
     name, _, supernet = case
     assert tuple(sorted(group.units for group in supernet.groups.values())) == GRAPH_TOYS[name].groups
@@ -89,11 +90,13 @@ def test_extracted_subnets_compute_what_the_supernet_computes(case: Case) -> Non
     judge_extracted(supernet, example_of(name, 3, seed=1), configs(supernet))
 
 
+@pytest.mark.slow
 def test_costs_are_what_independent_judges_find(case: Case) -> None:
     name, _, supernet = case
     judge_costs(supernet, example_of(name), configs(supernet))
 
 
+@pytest.mark.slow
 def test_gradients_reach_what_is_active_and_nothing_else(case: Case) -> None:
     name, _, supernet = case
     judge_gradients(supernet, example_of(name), configs(supernet, 2))

@@ -72,6 +72,7 @@ def taking_away(supernet: Supernet, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         return torch.cat(noise), supernet(x), x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toy", [*TOYS, "small net", "padded shortcuts"])
 def test_noise_of_minus_one_takes_exactly_the_unit_or_block_away(toy: str) -> None:
     if toy in TOYS:
@@ -227,6 +228,7 @@ def deletion_losses(supernet: Supernet, name: str, reader: str) -> Tensor:
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranker", [noise_ranking, weight_noise_ranking])
 def test_units_ranked_last_cost_less_than_those_ranked_first(trained: Supernet, ranker: object) -> None:
     ranking = rank(trained, [small_data(96, seed=1)], ranker)  # type: ignore[arg-type]

@@ -158,6 +158,7 @@ def test_every_ranker_orders_every_group(net: str, ranker: str) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranker", RANKERS)
 def test_both_forms_of_one_net_are_ranked_alike(ranker: str) -> None:
     layers, graph = (
@@ -172,6 +173,7 @@ def test_both_forms_of_one_net_are_ranked_alike(ranker: str) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_every_group_has_weights_that_make_it_and_a_place_where_it_ends(net: str) -> None:
     supernet = converted(net)
