@@ -13,7 +13,7 @@ from search_spaces import InvalidInput
 
 MOST_PATIENCE = 16  # times the patience that was set, after switches up that did not last
 LASTED = 4  # times the patience: a switch up that was not taken back within so many calls
-TOO_LATE = 1.75  # late calls beyond those allowed; of 5 %: two within 5 calls, three within 25, four within 45
+TOO_LATE = 1.75  # late calls beyond the allowed share; of 5 %: two within 5 calls, three in 25, four in 45
 
 
 @dataclass(frozen=True, slots=True)
