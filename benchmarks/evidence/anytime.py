@@ -55,7 +55,7 @@ DEPTH: dict[str, Callable[[Place, str], dict[str, Any]]] = {
     "neither": partial(adaptive, distill=False, norms=False),
     "with_features": partial(adaptive, features=0.1),
 }
-ON_RESNET_ALONE = {"neither", "with_features"}  # transformers take twice as long
+ON_RESNET_ALONE = {"with_features"}  # transformers take twice as long
 SLICING: dict[str, Arm] = {"triangular": triangular, "taxonomy": taxonomy, "thin": thin, "exits": exits}
 PARTS: dict[str, tuple[tuple[str, ...], dict[str, Arm]]] = {  # on which data, and the arms by name
     "controller": (("fashion",), {"controller": controlled}),

@@ -139,7 +139,7 @@ class LatencyControl:
         allowed = 1 - self.settings.percentile / 100
         self._too_late = max(0.0, self._too_late + (latency_ms > self.budget_ms) - allowed)
         self._rising = self._rising + 1 if self._too_late else 0
-        if self._too_late >= TOO_LATE:
+        if self._too_late > TOO_LATE - 1e-9:
             self._down()
             self._too_late, self._rising = 0.0, 0
         elif self.current + 1 < len(self.rest_ms):

@@ -45,6 +45,23 @@ def test_a_load_that_sets_in_is_answered_within_two_late_calls() -> None:
     assert (times[2:] <= 24.0).all()
 
 
+@pytest.mark.parametrize(("late", "within"), [(2, 5), (3, 25), (4, 45)])
+def test_so_many_late_calls_within_so_many_and_no_more_make_a_network_be_left(late: int, within: int) -> None:
+    for calls, left in ((within, True), (within + 1, False)):
+        control = LatencyControl(REST_MS)
+        control.set_budget(24.0)
+        for is_late in _spread(late, calls - late):
+            assert control.current == 3
+            control.observe(3, 25.0 if is_late else 16.0)
+        assert (control.current < 3) == left
+
+
+def _spread(late: int, gaps: int) -> list[bool]:
+    """Late calls first and last, and the others as far apart as can be."""
+    parts = np.array_split(np.arange(gaps), late - 1)
+    return [True] + [mark for part in parts for mark in [*[False] * len(part), True]]
+
+
 def test_the_percentile_holds_in_each_period_of_a_load_that_varies_much() -> None:
     late = {"rest": [], "load": []}  # type: dict[str, list[float]]
     for seed in range(8):
