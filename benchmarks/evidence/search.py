@@ -39,7 +39,8 @@ SHOWN = (
 )
 FIRST = 100  # seed; those below were looked at while settings were chosen
 SEEDS_MEANT = 20
-BUDGETS = {"Optuna GP": 100, "Optuna TPE": 100}  # their proposals take long, or are known ones
+SHORT = 100  # evaluations, after which only so many seeds go on, as proposals take long or are known ones
+GO_ON = {"Optuna GP": 5, "Optuna TPE": 5}
 REPEATS = 5  # asks for each evaluation, after which a searcher that keeps proposing known ones is stopped
 
 
@@ -105,7 +106,8 @@ def main() -> None:
             for name in args.searchers:
                 path = RUNS / table_name / name.replace(" ", "-") / f"{seed}.json"
                 absent = name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None
-                budget = min(args.budget, BUDGETS.get(name, args.budget))
+                goes_on = seed < FIRST + GO_ON.get(name, args.seeds)
+                budget = args.budget if goes_on else min(args.budget, SHORT)
                 if absent or _done(path, budget):
                     continue
                 table = table or TABLES[table_name]()

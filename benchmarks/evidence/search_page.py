@@ -29,10 +29,11 @@ Milliseconds for each proposal are processor time of {cpu}, shared with other wo
 
 *guided* is this project's searcher, with the settings that it has everywhere. Optuna's TPE is also there with
 `multivariate=True` (it then knows knobs together), with knobs as categories and as *numbers*; by its own settings it
-proposes known networks again and again. That form was stopped after 100 evaluations, as was Optuna's GP, which takes a
-quarter of a second to a second for each proposal. *floor*: what a search would reach that knew beforehand all that
-gradient boosting, fitted out of fold to the whole table, can tell: the fronts of its predictions are evaluated one
-after the other. A search that learns from single answers can get below it.
+proposes known networks again and again. That form, and Optuna's GP, which takes a quarter of a second to seconds for
+each proposal, go on after 100 evaluations on the first seeds only: how many is in square brackets. *floor*: what a
+search would reach that knew beforehand all that gradient boosting, fitted out of fold to the whole table, can tell:
+the fronts of its predictions are evaluated one after the other. A search that learns from single answers can get below
+it.
 
 Seeds from {first} on; the searcher's settings were chosen while looking at seeds 0 to 4 of these tables (warping, costs
 as features, the gate, how spreads are corrected; that multiply-adds help to predict milliseconds), so the tables are
@@ -115,12 +116,15 @@ def _files(folder: Path, seeds: range) -> list[Path]:
 
 
 def _summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """For each checkpoint of all seeds the mean, the standard error, their number, and seconds for each proposal."""
-    counts = sorted(map(int, set.intersection(*(set(one["regret"]) for one in found))))
+    """For each checkpoint the mean of the seeds that reached it, the standard error, their number, and seconds for each
+    proposal.
+    """
+    counts = sorted(map(int, set.union(*(set(one["regret"]) for one in found))))
     summary = {}
     for count in map(str, counts):
-        regrets = np.array([one["regret"][count] for one in found])
-        seconds = [one["cpu_s"][count] for one in found if "cpu_s" in one]
+        reached = [one for one in found if count in one["regret"]]
+        regrets = np.array([one["regret"][count] for one in reached])
+        seconds = [one["cpu_s"][count] for one in reached if "cpu_s" in one]
         error = float(regrets.std(ddof=1) / len(regrets) ** 0.5) if len(regrets) > 1 else float("nan")
         summary[count] = {
             "mean": max(float(regrets.mean()), 0.0),  # rounding apart
@@ -217,7 +221,8 @@ def _section(table: str, found: dict[str, Any]) -> str:
         for count in counts:
             cell = one.get(str(count))
             error = f" ({cell['error']:.1g})" if cell and cell["seeds"] > 1 else ""
-            text = "" if cell is None else f"{cell['mean']:.3g}{error}"
+            fewer = f" [{cell['seeds']}]" if cell and cell["seeds"] < _seeds(one) else ""
+            text = "" if cell is None else f"{cell['mean']:.3g}{error}{fewer}"
             wins = name != FLOOR and _counts(one, count) and one[str(count)]["mean"] == best[count]
             cells.append(f"**{text}**" if wins else text)
         last = one[max(one, key=int)]

@@ -98,6 +98,7 @@ def test_layers_of_any_name_can_be_drawn(path: str) -> None:
     assert "<b>" not in drawn
 
 
+@pytest.mark.slow
 def test_a_very_deep_net_still_fits_its_figure() -> None:
     bars = [LayerBar(f"layer.{n}", "knob", n % 8 + 1, 8, n % 5 == 0) for n in range(230)]
     labels = re.findall(r">(layer\.\d+)<", inline_svg(draw_widths(bars), "widths"))

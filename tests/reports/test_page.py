@@ -196,6 +196,7 @@ def test_the_slice_curves_are_told(page: Page) -> None:
     assert "62.50 %" in words
 
 
+@pytest.mark.slow
 def test_a_run_ranked_without_a_comparison_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=8, chosen=1)
     with open_run(folder) as run:
@@ -225,6 +226,7 @@ def test_a_path_is_told_and_drawn(walked: Path, tmp_path: Path) -> None:
     assert table.count("<tr><td") == 5
 
 
+@pytest.mark.slow
 def test_a_path_under_way_says_so_and_tells_no_joint_training(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=0)
     write_path(folder, evaluated=0, complete=False)
@@ -233,6 +235,7 @@ def test_a_path_under_way_says_so_and_tells_no_joint_training(tmp_path: Path) ->
     assert "fter joint training" not in words
 
 
+@pytest.mark.slow
 def test_evaluations_of_a_path_that_was_not_trained_jointly_are_not_said_to_be(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=8, chosen=0)
     write_path(folder)
@@ -242,6 +245,7 @@ def test_evaluations_of_a_path_that_was_not_trained_jointly_are_not_said_to_be(t
     assert "fter joint training" not in words
 
 
+@pytest.mark.slow
 def test_a_path_without_costs_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=0)
     write_path(folder, evaluated=0)
@@ -305,8 +309,14 @@ def test_hostile_names_stay_text(page: Page, tmp_path: Path) -> None:
             False,
             ["no sub-net has been evaluated yet", "No sub-net has been chosen yet", "nothing to show"],
         ),
-        (1, 0, False, ["1 sub-net was evaluated", "a hypervolume needs two evaluations"]),
-        (5, 0, False, ["nothing to compare it with", "No sub-net has been chosen yet"]),
+        pytest.param(
+            *(1, 0, False, ["1 sub-net was evaluated", "a hypervolume needs two evaluations"]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(5, 0, False, ["nothing to compare it with", "No sub-net has been chosen yet"]),
+            marks=pytest.mark.slow,
+        ),
         (8, 1, False, ["have not been fine-tuned yet", "not yet"]),
     ],
 )

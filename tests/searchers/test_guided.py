@@ -146,6 +146,7 @@ def answer_wide(config: SubnetConfig) -> Evaluation:
     return Evaluation(config, (float(values.sum()), float(np.sqrt(values) @ np.arange(20))))
 
 
+@pytest.mark.slow
 def test_a_bound_on_what_is_measured_is_kept_to() -> None:
     slowness, rng = np.random.default_rng(5).exponential(size=KNOBS), np.random.default_rng(9)
     objectives = (Objective("latency_ms", "min"), OBJECTIVES[1])
@@ -163,7 +164,7 @@ def test_a_bound_on_what_is_measured_is_kept_to() -> None:
     assert inside("guided") > 0.5  # of the first ten, which nothing is known of, a few
 
 
-@pytest.mark.parametrize("bound", [0.0, 1.0])
+@pytest.mark.parametrize("bound", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_where_no_subnet_meets_a_bound_or_one_does_the_search_goes_on(bound: float) -> None:
     few = SearchSpace(tuple(Knob(f"k{i}", (1, 2, 3)) for i in range(3)))
     objectives = (Objective("latency_ms", "min"), OBJECTIVES[1])
