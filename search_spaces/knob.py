@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ def whole_number(value: object, what: str) -> int:
         raise InvalidInput(f"{what} must be a whole number, got {value!r}")
     if not -(2**63) <= number < 2**63:
         raise InvalidInput(f"{what} must fit in 64 bits, got {number}")
+    return number
+
+
+def number_above_0(value: object, what: str) -> float:
+    """Returns `value`, of Python or numpy, as a float; `InvalidInput` for booleans and what is not above 0."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else 0.0
+    if not number > 0:
+        raise InvalidInput(f"{what} must be a number above 0, got {value!r}")
     return number
 
 

@@ -20,11 +20,14 @@ def resolve_device(name: str) -> torch.device:
     """The device of that name; "auto" is a CUDA device where there is one, else the CPU.
 
     Raises:
-        InvalidInput: CUDA is asked for and there is none.
+        InvalidInput: torch knows no such device, or CUDA is asked for and there is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInput(f'a device is "auto", "cpu", "cuda" or "cuda:N", got {name!r}') from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f'device "{name}" is not there: torch finds no CUDA device. Use "auto" or "cpu"')
     return device

@@ -17,7 +17,7 @@ from subnet_search.batches import on_device, resolve_device
 from subnet_search.data import Batch, Splits
 from subnet_search.elastic.image_size import as_taken
 from subnet_search.measure import check_calibrated, correct
-from subnet_search.measure.accuracy import evaluation_mode
+from subnet_search.modes import evaluation_mode
 from subnet_search.record import Run
 from subnet_search.settings import FinetuneSettings
 from subnet_search.training.checkpoint import Checkpoints, Place

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from subnet_search.modes import evaluation_mode
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 TOP_PAD_BYTES = 2**26
 
@@ -38,18 +40,13 @@ def runs_channels_last(net: nn.Module, images: Tensor) -> bool:
     """
     if images.ndim != 4 or images.device.type != "cpu" or not images.is_floating_point():
         return False
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with evaluation_mode(net), torch.random.fork_rng(devices=[]):
             for stored in (False, True):  # evaluation leaves weights as they are, training does not
                 with channels_last(net, stored), torch.inference_mode():
                     net(in_order(images[:2], True))
     except RuntimeError:
         return False
-    finally:
-        for module, training in modes:
-            module.training = training
     return True
 
 

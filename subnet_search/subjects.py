@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.batches import device_of, resolve_device
 from subnet_search.elastic.graph import first_line
-from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.runtimes import Prepared, open_file, prepare
 from subnet_search.measure.subnet_latency import profile_device
+from subnet_search.modes import evaluation_mode
 from subnet_search.pipeline import read_settings
 from subnet_search.rebuilding import NETWORK, load_subnet
 from subnet_search.record import open_run

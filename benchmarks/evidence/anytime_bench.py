@@ -15,7 +15,6 @@ from torchvision.models import VisionTransformer
 from benchmarks.evidence.pss_bench import BEDS, Bed
 from benchmarks.evidence.road import fresh
 from search_spaces import SubnetConfig
-from search_spaces.presets import skip_paths
 from subnet_search import make_elastic, recalibrate
 from subnet_search.batches import Steps, first_images
 from subnet_search.data import Batch, Splits
@@ -23,6 +22,7 @@ from subnet_search.dynamic.anytime import branch_loss, time_steps
 from subnet_search.dynamic.taxonomy import LabelTree, label_tree, taxonomy_loss
 from subnet_search.elastic import Supernet
 from subnet_search.elastic.nested_branches import NestedResNeXt
+from subnet_search.elastic.sub_paths import find_skip_paths
 from subnet_search.measure.counter import count_macs
 from subnet_search.seeding import derive_seed, seed_everything
 from subnet_search.settings import ElasticSettings, TrainSettings
@@ -289,7 +289,7 @@ def adaptive(
     By default, half of what the base net learns comes from the labels: unlike in the paper, trainings are short.
     """
     supernet = depth_supernet(place, family)
-    paths = make_skip_aware(supernet) if norms else skip_paths(supernet.space)
+    paths = make_skip_aware(supernet) if norms else find_skip_paths(supernet)
     step = SkipPathStep(paths, **{"hard": 0.5, **step_options})
     rng = np.random.default_rng(place.seed)
 
@@ -312,7 +312,7 @@ def depth_alone(place: Place, family: str) -> Found:
     """The whole net and the base net, each trained by itself."""
     rows, seconds = [], []
     supernet = depth_supernet(place, family)
-    paths = skip_paths(supernet.space)
+    paths = find_skip_paths(supernet)
     ends = {"F" * len(paths.stages): supernet.space.largest(), "T" * len(paths.stages): paths.base}
     for name, config in ends.items():
         net = fresh(supernet, config, derive_seed(place.seed, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..config import SubnetConfig
@@ -61,7 +61,9 @@ class SkipPaths:
         return {"".join("F" if kept else "T" for kept in keep): self.config(keep) for keep in marks}
 
 
-def skip_paths(space: SearchSpace, parts: int | None = None) -> SkipPaths:
+def skip_paths(
+    space: SearchSpace, parts: int | None = None, leading: Collection[str] | None = None
+) -> SkipPaths:
     """Splits every residual stage into a mandatory first and a skippable second half.
 
     A stage is a run of skippable blocks with consecutive numbers in one container, and the block before them, which
@@ -75,49 +77,56 @@ def skip_paths(space: SearchSpace, parts: int | None = None) -> SkipPaths:
         space: of a converted network.
         parts: every run is cut into so many stages of (nearly) equal size; by default one, or four where a single run
             of at least eight blocks is all there is, as in a vision transformer.
+        leading: blocks that cannot be skipped and may begin a stage; by default every number before a run is taken for
+            one, as a space does not tell. `find_skip_paths` knows them from the network.
 
     Raises:
-        InvalidInput: no numbered block can be skipped, or no stage has two blocks.
+        InvalidInput: no numbered block can be skipped, no stage has two blocks, or a run is too short for so many
+            parts.
     """
     depth = [knob.name for knob in space.knobs if knob.kind == "depth"]
     outer = [name for name in depth if not any(name.startswith(f"{other}.") for other in depth)]
-    runs = _runs(outer)
+    runs = [run for run in _runs(outer, leading) if len(run) > 1]
     if parts is None:
         single = len(runs) == 1 and len(runs[0]) >= MANY_BLOCKS
         parts = USUAL_PARTS if single else 1
     if whole_number(parts, "the parts of a run") < 1:
         raise InvalidInput(f"a run of blocks is cut into at least one stage, got parts={parts}")
-    known = set(outer)
+    if short := [run for run in runs if len(run) < 2 * parts]:
+        raise InvalidInput(
+            f"every stage needs two blocks, and parts={parts} would cut the {len(short[0])} blocks from {short[0][0]} "
+            f"to {short[0][-1]} into smaller ones; give parts={min(map(len, runs)) // 2} at most"
+        )
     stages = [
         SkipPath(
             tuple(blocks[: len(blocks) - len(blocks) // 2]), tuple(blocks[len(blocks) - len(blocks) // 2 :])
         )
         for run in runs
         for blocks in _cut(run, parts)
-        if len(blocks) > 1
     ]
     if not stages:
         raise InvalidInput(
             "skippable sub-paths need stages of at least two numbered blocks of which the last can be skipped, such as "
-            f"layer1.0 and layer1.1; this space can skip {', '.join(sorted(known)[:6]) or 'no block'}"
+            f"layer1.0 and layer1.1; this space can skip {', '.join(sorted(outer)[:6]) or 'no block'}"
         )
     return SkipPaths(space, tuple(stages))
 
 
-def _runs(names: Sequence[str]) -> list[list[str]]:
-    """Consecutively numbered names of one container, each run with the number before it."""
-    found: list[list[str]] = []
-    last: tuple[str, int] | None = None
+def _runs(names: Sequence[str], leading: Collection[str] | None) -> list[list[str]]:
+    """Consecutively numbered names of one container, each run with the number before it, if that may lead."""
+    numbers: dict[str, list[int]] = {}
     for name in names:
-        match = re.fullmatch(r"(.*?)(\d+)", name)
-        if match is None:
-            continue
-        container, number = match[1], int(match[2])
-        if last == (container, number - 1):
-            found[-1].append(name)
-        else:
-            found.append([*([f"{container}{number - 1}"] if number > 0 else []), name])
-        last = (container, number)
+        if match := re.fullmatch(r"(.*?)(\d+)", name):
+            numbers.setdefault(match[1], []).append(int(match[2]))
+    found: list[list[str]] = []
+    for container, own in numbers.items():
+        for number in sorted(own):
+            name, before = f"{container}{number}", f"{container}{number - 1}"
+            if number - 1 in own:
+                found[-1].append(name)
+            else:
+                leads = number > 0 if leading is None else before in leading
+                found.append([before, name] if leads else [name])
     return found
 
 

@@ -15,6 +15,7 @@ from subnet_search.data.memory import TensorBatches
 from subnet_search.data.overlap import rows_of
 from subnet_search.data.pictures import Pictures, paths_of
 from subnet_search.data.splits import SPLITS, Splits
+from subnet_search.modes import evaluation_mode
 
 
 def check_files(splits: Splits) -> None:
@@ -58,16 +59,12 @@ def check_network(model: nn.Module, example: Tensor, splits: Splits) -> str | No
         InvalidInput: the image has another number of channels than the first convolution reads, or a label is
             beyond the network's outputs.
     """
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.inference_mode():
-            answer = model.eval()(example)
+        with evaluation_mode(model), torch.inference_mode():
+            answer = model(example)
     except Exception as error:  # the user's network runs here; what else is wrong is told at conversion
         _explain_channels(model, example, error)
         return None
-    finally:
-        for module, training in modes:
-            module.training = training
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         return None
     kept = {name: _highest_label(getattr(splits, name)) for name in SPLITS[:4]}

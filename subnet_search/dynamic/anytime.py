@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search_spaces import InvalidInput
+from search_spaces.knob import number_above_0, whole_number
 from subnet_search.measure.timing import Clock
 from subnet_search.training.losses import at_least_float, cross_entropy
 
@@ -31,7 +32,8 @@ class AnytimeAnswer:
     Attributes:
         logits: of the last step that was finished, `[B, num_classes]`.
         steps: how many were.
-        reason: why it ended: all were done, the deadline, or enough confidence.
+        reason: why it ended: all were done, the deadline (also after the last step, if no times of steps were told), or
+            enough confidence.
         elapsed_ms: from the call on.
     """
 
@@ -68,17 +70,14 @@ def predict_anytime(
     Raises:
         InvalidInput: a deadline, confidence or times that make no sense, or a network without steps.
     """
-    if not hasattr(net, "rows"):
-        raise InvalidInput(
-            f"{type(net).__name__} does not answer in steps: it has no rows(x); convert it with make_triangular, or "
-            "give its exits to FixedSteps"
-        )
-    if deadline_ms is not None and not (isinstance(deadline_ms, int | float) and deadline_ms > 0):
-        raise InvalidInput(f"a deadline must be a number of milliseconds above 0, got {deadline_ms!r}")
-    if confidence is not None and not (isinstance(confidence, int | float) and 0 < confidence < 1):
+    _check_steps(net)
+    if deadline_ms is not None:
+        deadline_ms = number_above_0(deadline_ms, "a deadline in milliseconds")
+    if confidence is not None and not number_above_0(confidence, "confidence, a probability below 1,") < 1:
         raise InvalidInput(f"confidence is a probability above 0 and below 1, got {confidence!r}")
-    if not all(isinstance(ms, int | float) and 0 < ms < math.inf for ms in step_ms):
-        raise InvalidInput(f"step_ms are milliseconds above 0, one for each step, got {list(step_ms)}")
+    step_ms = [number_above_0(ms, "the milliseconds of a step") for ms in step_ms]
+    if math.inf in step_ms:
+        raise InvalidInput(f"step_ms are finite milliseconds, one for each step, got {step_ms}")
     start_s = clock_s()
     logits: Tensor | None = None
     steps, elapsed_ms = 0, 0.0
@@ -90,11 +89,13 @@ def predict_anytime(
                 f"step_ms tells the times of {len(step_ms)} steps, and the network has more; use time_steps"
             )
         elapsed_ms = 1e3 * (clock_s() - start_s)
-        if confidence is not None and float(at_least_float(logits).softmax(1).amax(1).min()) > confidence:
+        if confidence is not None and bool((at_least_float(logits).softmax(1).amax(1) > confidence).all()):
             reason = "confidence"
             break
-        if deadline_ms is not None and elapsed_ms + _expected_ms(step_ms, steps, elapsed_ms) > deadline_ms:
-            reason = "deadline" if not step_ms or steps < len(step_ms) else "complete"
+        if deadline_ms is None or (step_ms and steps == len(step_ms)):
+            continue
+        if elapsed_ms + _expected_ms(step_ms, steps, elapsed_ms) > deadline_ms:
+            reason = "deadline"
             break
     if logits is None:
         raise InvalidInput(f"{type(net).__name__} has no step, so there is no answer")
@@ -108,12 +109,21 @@ def _expected_ms(step_ms: Sequence[float], done: int, elapsed_ms: float) -> floa
     return step_ms[done] * max(1.0, elapsed_ms / max(sum(step_ms[:done]), 1e-9))
 
 
+def _check_steps(net: Anytime) -> None:
+    if not hasattr(net, "rows"):
+        raise InvalidInput(
+            f"{type(net).__name__} does not answer in steps: it has no rows(x); convert it with make_triangular, or "
+            "give its exits to FixedSteps"
+        )
+
+
 @torch.no_grad()
 def time_steps(
     net: Anytime, x: Tensor, *, repeats: int = 15, clock_s: Clock = time.perf_counter
 ) -> list[float]:
     """Median milliseconds of each step on an input, as the machine is now; the first call is not counted."""
-    if repeats < 1:
+    _check_steps(net)
+    if whole_number(repeats, "repeats") < 1:
         raise InvalidInput(f"steps are timed at least once, got repeats={repeats}")
     rounds: list[list[float]] = []
     for _ in range(repeats + 1):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from search_spaces import InvalidInput
+from search_spaces.knob import number_above_0, whole_number
 
 MOST_PATIENCE = 16  # times the patience that was set, after switches up that did not last
 LASTED = 4  # times the patience: a switch up that was not taken back within so many calls
@@ -43,7 +44,7 @@ class ControlSettings:
     def __post_init__(self) -> None:
         if not 0 < self.percentile < 100:
             raise InvalidInput(f"percentile must be above 0 and below 100, got {self.percentile}")
-        if self.window < 10 or self.patience < 1:
+        if whole_number(self.window, "window") < 10 or whole_number(self.patience, "patience") < 1:
             raise InvalidInput(
                 f"the window must be at least 10 calls and patience at least 1, got {self.window} and {self.patience}"
             )
@@ -105,12 +106,9 @@ class LatencyControl:
         Raises:
             InvalidInput: the budget is no number above 0.
         """
-        if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float) or not latency_ms > 0:
-            raise InvalidInput(
-                f"a latency budget must be a number of milliseconds above 0, got {latency_ms!r}"
-            )
+        latency_ms = number_above_0(latency_ms, "a latency budget in milliseconds")
         if latency_ms != self.budget_ms:
-            self.budget_ms = float(latency_ms)
+            self.budget_ms = latency_ms
             self.current = self._fitting(self.budget_ms, self.slowdown)
             self._begin()
         return self.rest_ms[0] <= self.budget_ms

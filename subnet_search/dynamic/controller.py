@@ -161,11 +161,13 @@ class SwitchingNet:
         wanted = ", ".join(map(str, self._size))
         if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0 or x.shape[1:] != self._size:
             came = list(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            alone = isinstance(x, Tensor) and x.shape == self._size
             way_out = "resize the images, or save the network again from a supernet of that size"
+            if isinstance(x, Tensor) and x.shape == self._size:
+                way_out = "give one image as x[None]"
+            elif isinstance(x, Tensor) and x.shape == (0, *self._size):
+                way_out = "leave empty batches out"
             raise InvalidInput(
-                f"the input must be a batch [B, {wanted}] with B at least 1, got {came}; "
-                f"{'give one image as x[None]' if alone else way_out}"
+                f"the input must be a batch [B, {wanted}] with B at least 1, got {came}; {way_out}"
             )
         if x.dtype != self._dtype:
             floats = x.is_floating_point()

@@ -16,14 +16,18 @@ from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetConfig
 from search_spaces.files import config_from_json, config_to_json
-from subnet_search.dynamic.sharing import beginning, bytes_of, needed_part, split_shared
+from subnet_search.dynamic.sharing import beginning, bytes_of, digest_of, needed_part, split_shared
 from subnet_search.elastic import Statistics, Supernet, apply_plan, extract
 from subnet_search.elastic.states import assign_state
 from subnet_search.rebuilding import describe_network, is_graph, network_source, rebuild_network
 from subnet_search.record.atomic import flush_file, put_in_place, telling_what_failed, temporary_beside
 from subnet_search.settings import ModelSettings
 
-WEIGHTS, OWN, ENTRY, FORMAT = "weights.", "own.", "dynamic", 1
+WEIGHTS, OWN, ENTRY, FORMAT = "weights.", "own.", "dynamic", 2
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,13 @@ def save_dynamic(
         }
     example = supernet.example
     assert isinstance(example, Tensor)
-    about = {"format": FORMAT, "input": list(example.shape[1:]), "subnets": told}
-    _write(Path(file), tensors, about)
+    about = {
+        "format": FORMAT,
+        "input": list(example.shape[1:]),
+        "dtype": str(example.dtype).removeprefix("torch."),
+        "subnets": told,
+    }
+    _write(Path(file), tensors, about | {"sha256": digest_of(tensors, about)})
 
 
 def _write(file: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -150,6 +159,8 @@ def _checked(
         raise InvalidInput(f"the input must be of floating-point numbers, got {supernet.example.dtype}")
     if top1_percent is not None and len(top1_percent) != len(subnets):
         raise InvalidInput(f"each of {len(subnets)} sub-nets needs its accuracy, got {len(top1_percent)}")
+    if top1_percent is not None and not all(map(math.isfinite, top1_percent)):
+        raise InvalidInput(f"accuracies must be finite percentages, got {list(top1_percent)}")
     configs = [supernet.space.canonical(config) for config, _ in subnets]
     if len(set(configs)) < len(configs):
         twice = next(config for config in configs if configs.count(config) > 1)
@@ -181,11 +192,15 @@ def load_dynamic(
     try:
         with safe_open(str(file), framework="pt") as opened:
             about = json.loads((opened.metadata() or {})[ENTRY])
-            tensors = {name: opened.get_tensor(name).to(device, copy=True) for name in list(opened.keys())}
-        members = tuple(_member(told) for told in about["subnets"])
-        example = torch.zeros(1, *about["input"], device=device)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
+        check_format(about, FORMAT)
+        if about.pop("sha256") != digest_of(tensors, about):
+            raise ValueError("its content is not what was written")
+        members = tuple(member_from(told) for told in about["subnets"])
+        example = torch.zeros(1, *input_size(about), device=device, dtype=DTYPES[about["dtype"]])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise InvalidInput(f"{file} holds no dynamic network: {error}; write it with save_dynamic") from error
+    tensors = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
     whole = {name.removeprefix(WEIGHTS): t for name, t in tensors.items() if name.startswith(WEIGHTS)}
     nets, owns = [], []
     for member, told in zip(members, about["subnets"], strict=True):
@@ -204,7 +219,22 @@ def load_dynamic(
     return Loaded(members, tuple(nets), example, whole, tuple(owns))
 
 
-def _member(told: Mapping[str, Any]) -> Member:
+def check_format(about: Mapping[str, Any], wanted: int) -> None:
+    """Raises `ValueError` for what another version of this project wrote."""
+    if about["format"] != wanted:
+        raise ValueError(f"it is of format {about['format']}, and this version reads {wanted}")
+
+
+def input_size(about: Mapping[str, Any]) -> list[int]:
+    """The size of one input; `ValueError` if it is none."""
+    size = [int(length) for length in about["input"]]
+    if min(size, default=1) < 1:
+        raise ValueError(f"an input of size {size}")
+    return size
+
+
+def member_from(told: Mapping[str, Any]) -> Member:
+    """A member from its JSON; `ValueError` if its numbers are none."""
     top1 = told["top1_percent"]
     if top1 is not None and not math.isfinite(top1):
         raise ValueError(f"an accuracy of {top1}")

@@ -15,8 +15,8 @@ from search_spaces import InvalidInput
 from subnet_search.batches import device_of, moved, on_device, resolve_device
 from subnet_search.data import Batch, Splits
 from subnet_search.dynamic.layer_channel import LayerChannelNet
-from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.timing import Protocol, time_alone
+from subnet_search.modes import evaluation_mode
 from subnet_search.record import Run
 from subnet_search.settings import DynamicSettings, TrainSettings
 from subnet_search.training.checkpoint import Checkpoints

@@ -7,6 +7,7 @@ folds when it opens the file: on the disk such weights are there once, in memory
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,18 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, SubnetSearchError
-from search_spaces.files import config_from_json, config_to_json
+from search_spaces.files import config_to_json
 from subnet_search.dynamic.control import ControlSettings
 from subnet_search.dynamic.controller import QUICK, Rung, SwitchingNet, rungs_of
-from subnet_search.dynamic.dynamic_files import Loaded, Member
+from subnet_search.dynamic.dynamic_files import Loaded, check_format, input_size, member_from
 from subnet_search.dynamic.sharing import split_shared
-from subnet_search.elastic.image_size import as_taken
+from subnet_search.elastic.image_size import Size, as_taken
 from subnet_search.measure.runtimes.onnx_files import open_session
 from subnet_search.measure.timing import time_alone
-from subnet_search.record.atomic import telling_what_failed, write_whole
+from subnet_search.record.atomic import sha256_of, telling_what_failed, write_whole
 from subnet_search.seeding import derive_seed
 
-WEIGHTS, INDEX, ALIGNMENT = "weights.bin", "index.json", 64
+WEIGHTS, INDEX, ALIGNMENT, FORMAT = "weights.bin", "index.json", 64, 2
 TOLERANCE = 1e-4  # relative to the largest output
 CHECKED_BATCH = 3
 
@@ -50,14 +51,19 @@ def export_dynamic_onnx(loaded: Loaded, folder: str | Path) -> OnnxSizes:
     """Writes `weights.bin`, `<key>.onnx` for each sub-net and `index.json`; each is compared with its network.
 
     Args:
-        loaded: from `load_dynamic` (or `DynamicNet.loaded`), on the CPU.
+        loaded: from `load_dynamic`, on the CPU.
         folder: made if missing.
 
     Raises:
-        InvalidInput: onnx, onnxscript or onnxruntime is not installed.
+        InvalidInput: onnx, onnxscript or onnxruntime is not installed, or the network is not of single precision.
         SubnetSearchError: a sub-net cannot be expressed, or answers differently in the runtime.
     """
     onnx = _onnx()
+    if loaded.example.dtype != torch.float32:
+        raise InvalidInput(
+            f"the ONNX form is of torch.float32, and the network of {loaded.example.dtype}; save it from "
+            "supernet.float()"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in loaded.whole.items()}
@@ -66,6 +72,7 @@ def export_dynamic_onnx(loaded: Loaded, folder: str | Path) -> OnnxSizes:
     used = {name for shapes in found for name in shapes if whole[name].ndim > 0}
     places, content = _laid_out({name: tensor for name, tensor in whole.items() if name in used})
     own = separate = 0
+    sums = {WEIGHTS: hashlib.sha256(content).hexdigest()}
     with telling_what_failed(folder):
         write_whole(folder / WEIGHTS, content)
         for member, model, shapes in zip(loaded.members, models, found, strict=True):
@@ -76,11 +83,17 @@ def export_dynamic_onnx(loaded: Loaded, folder: str | Path) -> OnnxSizes:
             data = model.SerializeToString(deterministic=True)
             own += len(data)
             write_whole(folder / f"{member.key}.onnx", data)
+            sums[f"{member.key}.onnx"] = hashlib.sha256(data).hexdigest()
         told = [
-            {"config": config_to_json(m.config), "macs": m.macs, "top1_percent": m.top1_percent}
-            for m in loaded.members
+            {
+                "config": config_to_json(member.config),
+                "macs": member.macs,
+                "top1_percent": member.top1_percent,
+                "input_px": getattr(net, "input_px", None),
+            }
+            for member, net in zip(loaded.members, loaded.nets, strict=True)
         ]
-        about = {"format": 1, "input": list(loaded.example.shape[1:]), "subnets": told}
+        about = {"format": FORMAT, "input": list(loaded.example.shape[1:]), "subnets": told, "sha256": sums}
         write_whole(folder / INDEX, (json.dumps(about, indent=1) + "\n").encode())
     _compare(loaded, folder)
     return OnnxSizes(len(content), own, separate)
@@ -178,11 +191,10 @@ def _compare(loaded: Loaded, folder: Path) -> None:
     generator = torch.Generator().manual_seed(derive_seed(0, "onnx"))
     x = torch.randn(CHECKED_BATCH, *loaded.example.shape[1:], generator=generator)
     for member, net in zip(loaded.members, loaded.nets, strict=True):
-        run = OnnxSession(folder / f"{member.key}.onnx", threads=1)
-        x_taken = as_taken(net, x)
+        run = OnnxSession(folder / f"{member.key}.onnx", threads=1, input_px=getattr(net, "input_px", None))
         with torch.no_grad():
-            wanted = net(x_taken)
-        difference = float((run(x_taken) - wanted).abs().max())
+            wanted = net(as_taken(net, x))
+        difference = float((run(x) - wanted).abs().max())
         if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
             raise SubnetSearchError(
                 f"sub-net {member.key} answers differently in ONNX Runtime, by {difference:.3g}; leave it out"
@@ -190,10 +202,15 @@ def _compare(loaded: Loaded, folder: Path) -> None:
 
 
 class OnnxSession:
-    """One file in ONNX Runtime on the CPU; a callable from a batch to an answer."""
+    """One file in ONNX Runtime on the CPU; a callable from a batch to an answer.
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    Attributes:
+        input_px: height and width that images are resized to, for a sub-net that takes smaller ones.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, input_px: Size | None = None) -> None:
         _onnx()
+        self.input_px = input_px
         try:
             self._session = open_session(path, threads)
         except Exception as error:  # of many kinds
@@ -202,7 +219,8 @@ class OnnxSession:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Runs the file on a batch in fp32 on the CPU."""
-        [answer] = self._session.run(None, {self._input: x.detach().cpu().numpy()})
+        given = as_taken(self, x.detach().cpu())
+        [answer] = self._session.run(None, {self._input: given.numpy()})
         return torch.from_numpy(answer)
 
 
@@ -232,21 +250,34 @@ class OnnxDynamicNet(SwitchingNet):
         folder = Path(folder)
         try:
             about = json.loads((folder / INDEX).read_text("utf-8"))
-            members = [
-                Member(config_from_json(told["config"]), told["macs"], told["top1_percent"])
-                for told in about["subnets"]
-            ]
-            size = [int(length) for length in about["input"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            check_format(about, FORMAT)
+            members = [member_from(told) for told in about["subnets"]]
+            size, sizes_px = input_size(about), [_size_px(told["input_px"]) for told in about["subnets"]]
+            for name, sum_ in about["sha256"].items():
+                if (folder / name).exists() and sha256_of(folder / name) != sum_:
+                    raise ValueError(f"{name} is not what was written")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(
                 f"{folder} holds no ONNX files of a dynamic network: {error}; write it with export_dynamic_onnx"
             ) from error
-        nets = [OnnxSession(folder / f"{member.key}.onnx", threads) for member in members]
+        nets = [
+            OnnxSession(folder / f"{member.key}.onnx", threads, size_px)
+            for member, size_px in zip(members, sizes_px, strict=True)
+        ]
         if latencies_ms is None:
             latencies_ms = list(_latencies(nets, torch.zeros(1, *size)))
         kept = rungs_of(members, latencies_ms)
         rungs = [Rung(members[place], float(latencies_ms[place])) for place in kept]
         return cls(rungs, [nets[place] for place in kept], size, settings)
+
+
+def _size_px(told: Any) -> Size | None:
+    if told is None:
+        return None
+    height, width = map(int, told)
+    if min(height, width) < 1:
+        raise ValueError(f"images of {height} x {width} pixels")
+    return height, width
 
 
 def _latencies(nets: Sequence[OnnxSession], example: Tensor) -> Iterator[float]:

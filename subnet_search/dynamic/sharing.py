@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 
 import torch
@@ -55,6 +57,15 @@ def needed_part(whole: Mapping[str, Tensor], shapes: list[dict[str, tuple[int, .
             assert view is not None
             kept[name] = view.detach().cpu().contiguous().clone()
     return kept
+
+
+def digest_of(tensors: Mapping[str, Tensor], about: object) -> str:
+    """A checksum of names, shapes, types and contents of tensors, and of JSON data about them."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def bytes_of(tensors: Mapping[str, Tensor]) -> int:

@@ -43,10 +43,15 @@ class LabelTree:
         """The group numbers `[B]` at a level of class numbers `[B]`.
 
         Raises:
-            InvalidInput: there is no such level.
+            InvalidInput: there is no such level, or a label is no class (seen on the CPU).
         """
         if not 0 <= level < self.levels:
             raise InvalidInput(f"the label tree has levels 0 to {self.levels - 1}, got {level}")
+        known = len(self.classes)
+        if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < known)).all()):
+            raise InvalidInput(
+                f"labels must be class numbers from 0 to {known - 1}, got {int(labels.min())} to {int(labels.max())}"
+            )
         return torch.tensor(self.members[level], device=labels.device)[labels]
 
     def coarsen(self, probabilities: Tensor, level: int, to: int) -> Tensor:
@@ -111,16 +116,18 @@ def label_tree(classes: Sequence[str], tree: Branch) -> LabelTree:
         names = [_at(trails[name], name, level) for name in known]
         order = list(dict.fromkeys(names))
         if level == depth:
-            order = [(*trails[name], name) for name in known]  # the class numbers themselves
-        groups.append(tuple(" / ".join(one) for one in order))
+            order = [(trails[name], name) for name in known]  # the class numbers themselves
+        groups.append(tuple(" / ".join([*trail, *own]) for trail, *own in order))
         members.append(tuple(range(len(known))) if level == depth else tuple(map(order.index, names)))
     kept = [i for i in range(depth + 1) if len(groups[i]) > 1 and (i == depth or len(groups[i]) < len(known))]
     return LabelTree(known, tuple(groups[i] for i in kept), tuple(members[i] for i in kept))
 
 
-def _at(trail: tuple[str, ...], name: str, level: int) -> tuple[str, ...]:
-    """The group of a class at a level: its trail so far, or itself where that ends earlier."""
-    return trail[: level + 1] if level < len(trail) else (*trail, name)
+def _at(trail: tuple[str, ...], name: str, level: int) -> tuple[Any, ...]:
+    """The group of a class at a level: its trail so far, or itself where that ends earlier; a group of one name with a
+    class is another one.
+    """
+    return (trail[: level + 1],) if level < len(trail) else (trail, name)
 
 
 def _leaves(tree: Branch, trail: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -131,6 +138,8 @@ def _leaves(tree: Branch, trail: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
             f"the group {' / '.join(trail) or 'at the top'} of the label tree is empty; leave it out"
         )
     if isinstance(tree, Mapping):
+        if len({str(name) for name in tree}) < len(tree):
+            raise InvalidInput(f"names of groups must differ as text, got {list(tree)}")
         for name, inside in tree.items():
             yield from _leaves(inside, (*trail, str(name)))
         return

@@ -89,7 +89,7 @@ def _row_of(
     kwargs: Any = node.kwargs
     if isinstance(module, TriangularConv2d | TriangularLinear):
         return _layer_row(module, args[0].name, split[args[0].name])
-    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and split[args[0].name]:
         return _norm_row(module, args[0].name, branches)
     if isinstance(module, PaddedShortcut):
         return _shortcut_row(module, args[0].name, branches)

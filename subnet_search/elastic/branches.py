@@ -21,6 +21,7 @@ from subnet_search.elastic.branch_rows import Rows, compile_rows, is_split, spli
 from subnet_search.elastic.graph import UntraceableModelError
 from subnet_search.elastic.padding import PaddedShortcut
 from subnet_search.elastic.triangular import BranchHead, TriangularConv2d, TriangularLinear
+from subnet_search.modes import evaluation_mode
 
 EXACT = 1e-9  # in double precision, relative to the largest answer: what reuse may differ by
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -44,7 +45,9 @@ class TriangularNet(nn.Module):
         self, body: fx.GraphModule, head: BranchHead, branches: int, example: Tensor, head_path: str = ""
     ) -> None:
         super().__init__()
-        self.body, self.head, self.branches, self.example = body, head, branches, example
+        self.body, self.head, self.branches = body, head, branches
+        self.example: Tensor
+        self.register_buffer("example", example, persistent=False)  # goes to where the weights go
         self.head_path = head_path
         self.space: SearchSpace = branch_space(branches)
 
@@ -75,7 +78,7 @@ class TriangularNet(nn.Module):
         for k in range(self.branches):
             features.append(run.next_row())
             logits = self.head.row(k, features, logits)
-            yield logits
+            yield logits.clone()  # the next row begins with these
 
     @cached_property
     def _steps(self) -> Any:
@@ -90,13 +93,10 @@ class TriangularNet(nn.Module):
     def row_macs(self) -> tuple[int, ...]:
         """Multiply-adds that each further group adds at batch 1: convolutions and linear layers."""
         run, found = Rows(self._steps, self.example, count=True), []
-        training = self.training
-        self.eval()
-        with torch.no_grad():
+        with evaluation_mode(self), torch.no_grad():
             for k in range(self.branches):
                 run.next_row()
                 found.append(run.macs + self.head.row_macs(k))
-        self.train(training)
         return tuple(found)
 
     def params(self, k: int) -> int:
@@ -135,12 +135,9 @@ class TriangularNet(nn.Module):
 
     def _kept_bytes(self, k: int) -> int:
         run = Rows(self._steps, self.example, count=True)
-        training = self.training
-        self.eval()
-        with torch.no_grad():
+        with evaluation_mode(self), torch.no_grad():
             for _ in range(k):
                 run.next_row()
-        self.train(training)
         return run.kept_bytes
 
 
@@ -198,6 +195,10 @@ def make_triangular(
         raise UntraceableModelError(
             f"{type(model).__name__} cannot be traced: {error}; branches need a forward that torch.fx can follow"
         ) from error
+    for node in graph.nodes:
+        if node.op == "call_module" and not node.args and len(node.kwargs) == 1:  # self.conv(input=x)
+            node.args, node.kwargs = tuple(node.kwargs.values()), {}
+    _read_what_was_changed(graph, own)
     head_node = _head_of(graph, own)
     linear: Any = own.get_submodule(str(head_node.target))
     for node in split_nodes(graph, own):
@@ -233,6 +234,25 @@ def _head_of(graph: fx.Graph, model: nn.Module) -> fx.Node:
         f"the answer of {type(model).__name__} must be that of its last linear layer; give a classifier that "
         "ends in one"
     )
+
+
+def _read_what_was_changed(graph: fx.Graph, model: nn.Module) -> None:
+    """Where an activation works in place, those who read its input later read its answer, which is a tensor of its own:
+    in rows, who reads it earlier does so again after it.
+    """
+    seen: list[fx.Node] = []
+    for node in graph.nodes:
+        seen.append(node)
+        module: Any = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not getattr(module, "inplace", False) and not node.kwargs.get("inplace", False):
+            continue
+        [source] = node.all_input_nodes
+        if len(source.users) > 1:
+            source.replace_all_uses_with(node, lambda user: user not in seen)
+            if module is None:
+                node.kwargs = {**node.kwargs, "inplace": False}
+            else:
+                module.inplace = False
 
 
 def _exchange(model: nn.Module, node: fx.Node, branches: int) -> None:

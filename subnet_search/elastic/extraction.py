@@ -24,6 +24,7 @@ from subnet_search.elastic.states import assign_state
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet, active_part
 from subnet_search.elastic.switchable import AT_SKIP, settle, settled_state, switches_of
+from subnet_search.modes import evaluation_mode
 
 TOLERANCE = 1e-4  # relative to the largest output; kernels may sum sliced and plain weights in another order
 
@@ -84,18 +85,12 @@ def difference_on(
 
     All tensors that the model returns are compared.
     """
-    modes = [(m, m.training) for root in (supernet, net) for m in root.modules()]
     args, kwargs = call_arguments(example)
-    try:
-        supernet.eval()
-        net.eval()
+    with evaluation_mode(supernet, net):
         with supernet.subnet(config, statistics):
             wanted = supernet(*args, **kwargs)
         args, kwargs = as_taken(net, call_arguments(example))
         got = net(*args, **kwargs)
-    finally:
-        for module, training in modes:
-            module.training = training
     pairs = list(zip(tensors_in(wanted), tensors_in(got), strict=True))
     if not pairs:
         raise InvalidInput(f"the model must return tensors, got {type(wanted).__name__}")

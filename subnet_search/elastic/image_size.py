@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from search_spaces import InvalidInput
@@ -37,7 +37,7 @@ def _image(value: object, size_px: Size) -> object:
     return found.to(value.dtype)
 
 
-def as_taken(net: nn.Module, given: T) -> T:
+def as_taken(net: object, given: T) -> T:
     """What `net` is given, with images of the size that it takes.
 
     Only sub-nets of a supernet that offers several sizes have one, their `input_px`; all other networks are given what

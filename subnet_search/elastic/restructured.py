@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput, Knob, SearchSpace
-from search_spaces.presets import BRANCH_KNOB, SkipPaths, skip_paths, tied_costs
+from search_spaces.presets import BRANCH_KNOB, SkipPaths, tied_costs
 from subnet_search.elastic.branches import TriangularNet, make_triangular
 from subnet_search.elastic.graph import Example
 from subnet_search.elastic.knobs import EmptySpaceError
 from subnet_search.elastic.padding import PaddedShortcut
+from subnet_search.elastic.sub_paths import find_skip_paths
 from subnet_search.elastic.supernet import Branches, Supernet
 from subnet_search.elastic.switchable import add_switchable_norms
 from subnet_search.elastic.triangular import TriangularConv2d, TriangularLinear
@@ -61,7 +62,7 @@ def restructured(model: nn.Module, example: Example, settings: ElasticSettings, 
             f"adaptive depth needs residual blocks that may be skipped, and {type(model).__name__} has none; leave "
             "adaptive_depth out"
         ) from error
-    paths = skip_paths(supernet.space) if settings.adaptive_depth else None
+    paths = find_skip_paths(supernet) if settings.adaptive_depth else None
     depth_of = {block: block for block in supernet.blocks}
     if paths is not None:
         depth_of = {block: stage.skippable[0] for stage in paths.stages for block in stage.skippable}

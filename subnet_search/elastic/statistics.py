@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from search_spaces import InvalidInput, SubnetConfig
 from subnet_search.batches import call_with, moved
+from subnet_search.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from subnet_search.elastic.layers import ElasticBatchNorm
@@ -60,18 +61,12 @@ def recalibrate(supernet: Supernet, config: SubnetConfig, batches: Iterable[Any]
     config = supernet.space.canonical(config)
     if not supernet.uses_batch_norm:
         return Statistics(config.key, {})
-    was_training = {name: m.training for name, m in supernet.named_modules()}
     device = next(supernet.model.parameters()).device
-    supernet.eval()
-    try:
-        with supernet.subnet(config):
-            inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
-            values, answers = collect(
-                supernet.batch_norms, partial(call_with, supernet), (moved(x, device) for x in inputs)
-            )
-    finally:
-        for name, module in supernet.named_modules():
-            module.training = was_training[name]
+    with evaluation_mode(supernet), supernet.subnet(config):
+        inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
+        values, answers = collect(
+            supernet.batch_norms, partial(call_with, supernet), (moved(x, device) for x in inputs)
+        )
     if not answers:
         raise InvalidInput("recalibrate needs at least one batch of training inputs, got none")
     return Statistics(config.key, values)

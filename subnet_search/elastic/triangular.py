@@ -19,6 +19,16 @@ def _pattern(outputs: int, inputs: int, branches: int) -> Tensor:
     return (columns[None] <= rows[:, None]).float()
 
 
+def _check_width(came: int, inputs: int, branches: int, groups: int) -> None:
+    """A row of a weight would fit fewer inputs, too: those of smaller images, say."""
+    if came * branches != inputs * groups:
+        wanted = inputs * groups // branches
+        raise InvalidInput(
+            f"a layer of {inputs} inputs in {branches} groups reads {groups} of them here, {wanted} inputs, and got "
+            f"{came}; give images of the size that the network was made for"
+        )
+
+
 class TriangularConv2d(nn.Conv2d):
     """A convolution of a plain network in branches; it shares that one's parameters.
 
@@ -56,6 +66,8 @@ class TriangularConv2d(nn.Conv2d):
         """Output group k (from 0) of what it reads: groups up to k, its own group, or an input without groups."""
         part = self.out_channels // self.branches
         rows = slice(k * part, (k + 1) * part)
+        read = k + 1 if self.triangular else 1 if self.split_input else self.branches  # groups
+        _check_width(x.shape[1], self.in_channels, self.branches, read)
         weight = self.weight[rows, : x.shape[1]] if self.groups == 1 else self.weight[rows]
         bias = None if self.bias is None else self.bias[rows]
         groups = self.groups if self.groups == 1 else self.groups // self.branches
@@ -101,7 +113,9 @@ class TriangularLinear(nn.Linear):
         """Output group k (from 0) of the input groups up to k."""
         part = self.out_features // self.branches
         rows = slice(k * part, (k + 1) * part)
-        return F.linear(x, self.weight[rows, : x.shape[1]], None if self.bias is None else self.bias[rows])
+        read = k + 1 if self.split_input else self.branches  # groups
+        _check_width(x.shape[-1], self.in_features, self.branches, read)
+        return F.linear(x, self.weight[rows, : x.shape[-1]], None if self.bias is None else self.bias[rows])
 
     def row_macs(self, k: int, inputs: int, places: int) -> int:
         """Multiply-adds of row k."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.batches import call_with, device_of, to_device
 from subnet_search.data import Batch
 from subnet_search.elastic.image_size import as_taken
+from subnet_search.modes import evaluation_mode
 
 
 def answers(
@@ -87,16 +87,3 @@ def check_calibrated(net: nn.Module, purpose: str) -> None:
             f"the net has batch norm but no statistics of its own, so it cannot be {purpose}; "
             "pass statistics=recalibrate(supernet, config, batches) to extract"
         )
-
-
-@contextmanager
-def evaluation_mode(*nets: nn.Module) -> Iterator[None]:
-    """Puts nets into evaluation mode for a while; every module gets its own mode back."""
-    modes = [(module, module.training) for net in nets for module in net.modules()]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

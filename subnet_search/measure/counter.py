@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from subnet_search.batches import device_of
 from subnet_search.elastic.image_size import as_taken
-from subnet_search.measure.accuracy import evaluation_mode
+from subnet_search.modes import evaluation_mode
 
 Example = Tensor | tuple[Any, ...] | dict[str, Any]
 

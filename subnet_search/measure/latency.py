@@ -19,10 +19,10 @@ from torch import nn
 from search_spaces import InvalidInput, SubnetSearchError
 from subnet_search.batches import device_of, on_device
 from subnet_search.elastic.graph import Example
-from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.device import processor
 from subnet_search.measure.runtimes import RUNTIMES, Prepared, prepare
 from subnet_search.measure.timing import Clock, Latency, Protocol, turns_alone, turns_beside
+from subnet_search.modes import evaluation_mode
 from subnet_search.settings import DeviceSettings
 
 FINE_S = 1e-6

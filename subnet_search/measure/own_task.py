@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from search_spaces import COST_NAMES, InvalidInput, SubnetConfig, SubnetSearchError, nearest_names
 from subnet_search.elastic.statistics import Statistics, recalibrate
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.metrics import describe_function
+from subnet_search.modes import evaluation_mode
 from subnet_search.record import Evaluation, Objective, check_objectives
 
 Found = Mapping[str, float] | float

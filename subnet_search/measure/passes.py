@@ -20,8 +20,9 @@ from subnet_search.elastic.folding import folded
 from subnet_search.elastic.spans import MOST_VARIANTS, Span, cut_into_spans
 from subnet_search.elastic.statistics import Statistics, collect
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import check_finite, evaluation_mode
+from subnet_search.measure.accuracy import check_finite
 from subnet_search.memory import in_order, runs_channels_last
+from subnet_search.modes import evaluation_mode
 
 LARGEST_PART = 0.25  # of the memory, for what one sub-net leaves at one cut
 

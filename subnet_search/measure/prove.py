@@ -18,10 +18,11 @@ from subnet_search.elastic.image_size import as_taken
 from subnet_search.elastic.operations.graph_form import RunsGraph
 from subnet_search.elastic.statistics import Statistics
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import check_calibrated, evaluation_mode, top1_percent
+from subnet_search.measure.accuracy import check_calibrated, top1_percent
 from subnet_search.measure.counter import count_macs, count_params
 from subnet_search.measure.evaluator import statistics_on
 from subnet_search.models import load_weights
+from subnet_search.modes import evaluation_mode
 
 COMPARED_IMAGES = 16
 

@@ -14,10 +14,10 @@ from search_spaces import InvalidInput
 from subnet_search.batches import resolve_device
 from subnet_search.elastic.graph import at_batch_one
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import evaluation_mode
 from subnet_search.measure.counter import call
 from subnet_search.measure.latency import LatencyMeter
 from subnet_search.measure.subnet_latency import profile_device
+from subnet_search.modes import evaluation_mode
 from subnet_search.progress import progress
 from subnet_search.settings import DeviceSettings
 

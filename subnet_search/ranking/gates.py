@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from subnet_search.batches import device_of
 from subnet_search.elastic.operations.program import out_of
 from subnet_search.elastic.supernet import Supernet
-from subnet_search.measure.accuracy import evaluation_mode
+from subnet_search.modes import evaluation_mode
 from subnet_search.ranking.ends import Attach, Change, End, around, ends
 from subnet_search.ranking.rows import Rows, beside, find_rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces import InvalidInput
-from search_spaces.presets import SkipPaths, skip_paths
+from search_spaces.knob import whole_number
+from search_spaces.presets import SkipPaths
 from subnet_search.batches import call_with
 from subnet_search.data import Batch
+from subnet_search.elastic.sub_paths import find_skip_paths
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.elastic.switchable import add_switchable_norms
 from subnet_search.training.losses import at_least_float, cross_entropy
@@ -31,12 +32,12 @@ def make_skip_aware(supernet: Supernet, parts: int | None = None) -> SkipPaths:
 
     Args:
         supernet: changed in place; of the model's own classes, `ElasticSettings(form="own classes")`.
-        parts: see `skip_paths`.
+        parts: see `skip_paths` in `search_spaces.presets`.
 
     Raises:
         InvalidInput: there are no such stages, or the supernet runs a graph.
     """
-    paths = skip_paths(supernet.space, parts)
+    paths = find_skip_paths(supernet, parts)
     add_switchable_norms(supernet, {stage.skippable: stage.mandatory for stage in paths.stages})
     return paths
 
@@ -59,7 +60,7 @@ class SkipPathStep:
         short trainings, in which the whole net has little to teach for long.
 
     Attributes:
-        paths: from `make_skip_aware`, or from `skip_paths` for norms without a second copy.
+        paths: from `make_skip_aware`, or from `find_skip_paths` for norms without a second copy.
         distill: False: the base net learns from the labels instead.
         alpha: the whole net's share of the loss.
         hard: share of the base net's loss that comes from the labels; 0 in the paper.
@@ -84,7 +85,7 @@ class SkipPathStep:
             raise InvalidInput(f"alpha is a share above 0 and below 1, got {self.alpha}")
         if not 0 <= self.hard <= 1:
             raise InvalidInput(f"hard is a share from 0 to 1, got {self.hard}")
-        if not self.temperature > 0 or self.top < 2 or not self.features >= 0:
+        if not self.temperature > 0 or whole_number(self.top, "top") < 2 or not self.features >= 0:
             raise InvalidInput(
                 "temperature must be above 0, top at least 2 and features 0 or more, got "
                 f"{self.temperature}, {self.top} and {self.features}"
@@ -133,11 +134,11 @@ def _watching(supernet: Supernet, paths: Sequence[str]) -> Iterator[list[Tensor]
     """Collects what blocks answer, averaged over places, `[B, C]` each, in the order of their calls."""
     seen: list[Tensor] = []
 
-    def note(last: bool, module: nn.Module, args: Any, answer: Any) -> None:
-        seen.append(_pooled(answer, last))
+    def note(module: nn.Module, args: Any, answer: Any) -> None:
+        seen.append(_pooled(answer, module))
 
     blocks = [supernet.model.get_submodule(path) for path in paths]
-    handles = [block.register_forward_hook(partial(note, _channels_last(block))) for block in blocks]
+    handles = [block.register_forward_hook(note) for block in blocks]
     try:
         yield seen
     finally:
@@ -145,18 +146,15 @@ def _watching(supernet: Supernet, paths: Sequence[str]) -> Iterator[list[Tensor]
             handle.remove()
 
 
-def _channels_last(block: nn.Module) -> bool:
-    """Whether channels are the last axis of what a block of images answers: layer norms stand for that."""
-    kinds = {type(module).__mro__ for module in block.modules()}
-    return any(nn.LayerNorm in kind for kind in kinds) and not any(nn.Conv2d in kind for kind in kinds)
-
-
-def _pooled(answer: Any, last: bool) -> Tensor:
+def _pooled(answer: Any, block: nn.Module) -> Tensor:
     if not isinstance(answer, Tensor) or answer.ndim < 2:
         raise InvalidInput(
             f"features can be compared where blocks answer with one tensor, got {type(answer).__name__}; "
             "take features=0.0"
         )
-    if answer.ndim == 3 or last:
-        return answer.flatten(1, -2).mean(1) if answer.ndim > 2 else answer  # [B, tokens, C]
-    return answer.flatten(2).mean(2) if answer.ndim > 2 else answer  # [B, C, H, W]
+    if answer.ndim == 2:
+        return answer
+    kinds = {kind for module in block.modules() for kind in type(module).__mro__}
+    convolution = nn.Conv1d if answer.ndim == 3 else nn.Conv2d  # tokens [B, N, C] may be convolved as images
+    channels_last = convolution not in kinds and (answer.ndim == 3 or nn.LayerNorm in kinds)
+    return answer.flatten(1, -2).mean(1) if channels_last else answer.flatten(2).mean(2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,7 @@ def test_limits_that_make_no_sense_are_refused() -> None:
 def test_times_of_steps_and_labels_that_make_no_sense_are_refused() -> None:
     net = triangular_resnet((1,), 4, 2, 3, 1, 8).eval()
     x = torch.zeros(1, 1, 8, 8)
-    with pytest.raises(InvalidInput, match="milliseconds above 0"):
+    with pytest.raises(InvalidInput, match="milliseconds of a step must be a number above 0"):
         predict_anytime(net, x, deadline_ms=5.0, step_ms=[1.0, float("nan")])
     with pytest.raises(InvalidInput, match="times of 1 steps, and the network has more"):
         predict_anytime(net, x, deadline_ms=1e6, step_ms=[1.0])
@@ -109,3 +110,19 @@ def test_times_of_steps_and_labels_that_make_no_sense_are_refused() -> None:
         branch_loss(net(x), torch.tensor([7]))
     with pytest.raises(InvalidInput, match="must be a tensor, got a ndarray"):
         predict_anytime(net, x.numpy())  # type: ignore[arg-type]
+
+
+def test_no_input_is_sure_enough_at_once_and_times_may_be_numpys() -> None:
+    net = triangular_resnet((1,), 4, 2, 3, 1, 8).eval()
+    x = torch.zeros(1, 1, 8, 8)
+    found = predict_anytime(net, x[:0], confidence=0.9)
+    assert (found.steps, found.logits.shape) == (1, (0, 3))
+    times = np.array([1e-3, 1e-3], dtype=np.float32)
+    assert predict_anytime(net, x, deadline_ms=np.int64(10**9), step_ms=times).reason == "complete"
+    with pytest.raises(InvalidInput, match="times of 1 steps, and the network has more"):
+        predict_anytime(net, x, deadline_ms=1e-6, step_ms=[1e-9])
+    for wrong in ({"deadline_ms": True}, {"confidence": True}, {"confidence": 2}):
+        with pytest.raises(InvalidInput):
+            predict_anytime(net, x, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="does not answer in steps"):
+        time_steps(torch.nn.Linear(1, 1), x)  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"above 0 and ascend, got \[2, 1\]"):
         LatencyControl([2, 1])
     for wrong in (0, -1, float("nan"), True, "10"):
-        with pytest.raises(InvalidInput, match="a number of milliseconds above 0"):
+        with pytest.raises(InvalidInput, match="budget in milliseconds must be a number above 0"):
             LatencyControl(REST_MS).set_budget(wrong)  # type: ignore[arg-type]
     for settings in ({"percentile": 100}, {"window": 3}, {"patience": 0}, {"headroom": 1.0}):
         with pytest.raises(InvalidInput, match=r"must be|is a share"):

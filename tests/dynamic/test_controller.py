@@ -188,3 +188,41 @@ def test_what_cannot_be_saved_or_loaded_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(InvalidInput, match="holds no dynamic network"):
         DynamicNet.load(file)
+
+
+def test_a_network_of_double_precision_is_read_as_one(tmp_path: Path) -> None:
+    supernet, file = small_supernet().double().eval(), tmp_path / "net.safetensors"
+    supernet.example = EXAMPLE.double()
+    pairs = [(config, recalibrate(supernet, config, [torch.randn(8, 1, 8, 8).double()])) for config in
+             (supernet.space.largest(), supernet.space.smallest())]  # fmt: skip
+    save_dynamic(file, supernet, pairs)
+    x = torch.randn(3, 1, 8, 8).double()
+    net = DynamicNet.load(file, build=lambda: small_net().double(), latencies_ms=(2.0, 1.0))
+    torch.testing.assert_close(net(x), extract(supernet, pairs[0][0], statistics=pairs[0][1])(x).detach())
+    with pytest.raises(InvalidInput, match=r"must be of torch\.float64"):
+        net(x.float())
+
+
+@pytest.mark.parametrize("what", ["a weight", "the format", "what is told"])
+def test_files_that_are_not_what_was_written_are_refused(what: str, tmp_path: Path) -> None:
+    supernet, file = small_supernet(), tmp_path / "net.safetensors"
+    save_dynamic(file, supernet, with_statistics(supernet))
+    content = file.read_bytes()
+    if what == "a weight":
+        content = content[:-2] + bytes([content[-2] ^ 0x40]) + content[-1:]
+    elif what == "the format":
+        content = content.replace(rb"\"format\": 2", rb"\"format\": 9")
+    else:
+        content = content.replace(rb"\"top1_percent\": null", rb"\"top1_percent\": 99.9")
+    assert content != file.read_bytes()
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match="format 9" if what == "the format" else "not what was written"):
+        DynamicNet.load(file, build=small_net, latencies_ms=LATENCIES)
+
+
+def test_devices_and_accuracies_that_are_none_are_refused(tmp_path: Path) -> None:
+    supernet, file = small_supernet(), tmp_path / "net.safetensors"
+    with pytest.raises(InvalidInput, match='"cpu", "cuda" or "cuda:N", got \'tpu\''):
+        DynamicNet.load(file, device="tpu")
+    with pytest.raises(InvalidInput, match="must be finite percentages"):
+        save_dynamic(file, supernet, with_statistics(supernet), top1_percent=[50.0, float("nan"), 20.0])

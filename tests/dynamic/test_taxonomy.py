@@ -71,3 +71,17 @@ def test_a_level_that_the_tree_does_not_have_is_refused() -> None:
     tree = label_tree(CLASSES, list(CLASSES))
     with pytest.raises(InvalidInput, match="levels 0 to 0, got 1"):
         taxonomy_loss([torch.zeros(1, len(CLASSES))], torch.zeros(1, dtype=torch.long), tree, [1])
+
+
+def test_a_class_with_the_name_of_a_group_is_a_group_of_its_own() -> None:
+    tree = label_tree(("cat", "persian", "siamese", "dog"), ["cat", {"cat": ["persian", "siamese"]}, "dog"])
+    assert tree.members == ((0, 1, 1, 2), (0, 1, 2, 3))
+    with pytest.raises(InvalidInput, match=r"must differ as text, got \[1, '1'\]"):
+        label_tree(("a", "b"), {1: ["a"], "1": ["b"]})
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_labels_that_are_no_class_are_refused(label: int) -> None:
+    tree = label_tree(CLASSES, TREE)
+    with pytest.raises(InvalidInput, match="class numbers from 0 to 4"):
+        taxonomy_loss([torch.randn(2, 2)], torch.tensor([0, label]), tree, [0])

@@ -211,3 +211,53 @@ def test_nested_branches_are_networks_of_their_own() -> None:
     assert only.branches == 2
     with pytest.raises(InvalidInput, match="from 1 to 4, got 5"):
         net(X, 5)
+
+
+def test_smaller_images_are_refused_where_a_weight_is_as_large_as_the_image() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
+    net = make_triangular(model, X[:1], branches=4).eval()
+    with pytest.raises(InvalidInput, match="reads 4 of them here, 192 inputs, and got 108"):
+        next(net.rows(X[:, :, :6, :6]))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 5))
+    net = make_triangular(model, X[:1], branches=4).eval()
+    with pytest.raises(InvalidInput, match="reads 1 of them here, 128 inputs, and got 72"):
+        next(net.rows(X[:, :, :6, :6]))
+
+
+class InPlace(nn.Module):
+    """A shortcut that reads a tensor before an activation changes it, and a convolution that reads it after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.stem = nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3, padding=1)
+        self.shortcut, self.inside, self.again = (nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.norm(x))
+        shortcut = self.shortcut(input=x)
+        y = self.inside(self.relu(x)) + self.again(x)
+        return self.head((y + shortcut).mean((2, 3)))
+
+
+def test_what_is_changed_in_place_is_read_as_in_the_one_pass() -> None:
+    model = InPlace()
+    net = make_triangular(shaken(model), X[:1], branches=4)
+    for whole, row in zip(net(X), net.rows(X), strict=True):
+        torch.testing.assert_close(row, whole, rtol=1e-5, atol=1e-5)
+        row.zero_()  # belongs to who gets it
+    assert model.relu.inplace
+    with torch.no_grad():  # the last sub-net reads all that is left of the weights
+        for name in ("inside", "again", "shortcut"):
+            model.get_submodule(name).weight.mul_(net.body.get_submodule(name).allowed)  # type: ignore[arg-type, operator]
+    torch.testing.assert_close(net(X)[-1], model(X), rtol=1e-5, atol=1e-5)
+
+
+def test_costs_are_counted_in_any_precision_and_leave_modes_alone() -> None:
+    net, wanted = resnet(), resnet().row_macs
+    net.double().train()
+    norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.eval()
+    assert net.row_macs == wanted
+    assert net.training
+    assert not norm.training

@@ -15,11 +15,12 @@ from search_spaces.presets import SkipPaths
 from subnet_search import extract, load_subnets, make_elastic, recalibrate, save_subnets, train
 from subnet_search.dynamic import DynamicNet, save_dynamic
 from subnet_search.elastic import Supernet
+from subnet_search.elastic.sub_paths import find_skip_paths
 from subnet_search.elastic.switchable import add_switchable_norms, switchable_norms
 from subnet_search.measure.passes import SharedPasses
 from subnet_search.settings import ElasticSettings, ModelSettings, TrainSettings
 from subnet_search.small_models import SmallResNet
-from subnet_search.training.skip_paths import SkipPathStep, divergence, make_skip_aware
+from subnet_search.training.skip_paths import SkipPathStep, _pooled, divergence, make_skip_aware
 from tests.small import small_splits
 
 OWN = ElasticSettings(min_share=0.5, step=4, form="own classes")
@@ -201,3 +202,44 @@ def test_torchvisions_networks_become_adaptive(name: str) -> None:
         net = extract(supernet, config, statistics=statistics)
         with supernet.subnet(config, statistics):
             torch.testing.assert_close(net(x), supernet(x), rtol=1e-3, atol=1e-3)
+
+
+class Skippable(torch.nn.Module):
+    """A residual block of one convolution over images or sequences."""
+
+    def __init__(self, channels: int, convolution: type = torch.nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = convolution(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x).relu()
+
+
+class Numbered(torch.nn.Module):
+    """Blocks as attributes, whose numbers begin with 1, on sequences `[B, 4, L]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1, self.block2, self.block3 = (Skippable(4, torch.nn.Conv1d) for _ in range(3))
+        self.head = torch.nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block3(self.block2(self.block1(x))).mean(2))
+
+
+def test_stages_hold_only_blocks_that_are_there() -> None:
+    depth = ElasticSettings(width=False, form="own classes")
+    supernet = make_elastic(Numbered(), torch.zeros(1, 4, 18), depth)
+    [stage] = find_skip_paths(supernet).stages
+    assert (stage.mandatory, stage.skippable) == (("block1", "block2"), ("block3",))
+    stem = [torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU()]
+    rest = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 4)]
+    net = torch.nn.Sequential(*stem, Skippable(4), Skippable(4), *rest)
+    [stage] = find_skip_paths(make_elastic(net, torch.zeros(1, 1, 8, 8), depth)).stages
+    assert (stage.mandatory, stage.skippable) == (("3",), ("4",))
+
+
+def test_features_of_sequences_are_averaged_over_their_length() -> None:
+    block, x = Skippable(4, torch.nn.Conv1d), torch.randn(2, 4, 18)
+    assert torch.equal(_pooled(x, block), x.mean(2))
+    assert torch.equal(_pooled(x, torch.nn.Linear(18, 18)), x.mean(1))  # tokens

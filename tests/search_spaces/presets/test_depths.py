@@ -52,3 +52,30 @@ def test_blocks_inside_blocks_are_left_alone_and_runs_are_cut_as_asked() -> None
 def test_networks_without_such_stages_are_refused(blocks: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInput, match="stages of at least two numbered blocks"):
         skip_paths(space_of(*blocks))
+
+
+def test_only_what_may_lead_begins_a_stage() -> None:
+    space = space_of("block1", "block2", "block3")
+    assert skip_paths(space).stages[0].mandatory == ("block0", "block1")
+    assert skip_paths(space, leading=()).stages[0].mandatory == ("block1", "block2")
+    with pytest.raises(InvalidInput, match="stages of at least two numbered blocks"):
+        skip_paths(space_of("f.3"), leading=())
+
+
+def test_streams_that_take_turns_have_stages_of_their_own() -> None:
+    space = space_of("a.0", "b.0", "a.1", "b.1", "a.2", "b.2", "b.10")
+    stages = [(s.mandatory, s.skippable) for s in skip_paths(space, leading=()).stages]
+    assert stages == [(("a.0", "a.1"), ("a.2",)), (("b.0", "b.1"), ("b.2",))]
+
+
+def test_no_stage_is_cut_to_a_single_block() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"parts=3 would cut the 4 blocks from b\.0 to b\.3 .* parts=2 at most"
+    ):
+        skip_paths(space_of(*(f"b.{n}" for n in range(4))), parts=3)
+    for blocks in range(2, 40):
+        for parts in range(1, blocks // 2 + 1):
+            found = sizes(space_of(*(f"b.{n}" for n in range(blocks))), parts)
+            assert len(found) == parts
+            assert sum(map(sum, found)) == blocks
+            assert min(min(stage) for stage in found) > 0
