@@ -189,7 +189,8 @@ class AccuracyPredictor:
     def update_rows(
         self, rows: NDArray[np.int64], values: Floats, noise: Floats | None = None, *, tune: bool = False
     ) -> Self:
-        """Learns from other rows with the family that was chosen; quality and intervals stay those of `fit`.
+        """Learns from other rows with the family that was chosen; quality and intervals stay those of `fit`, the latter
+        in warped values: where `tune` finds another warp, they are as wide as that makes them.
 
         Args:
             rows, values, noise: as for `fit_rows`.

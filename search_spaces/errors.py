@@ -14,6 +14,14 @@ class InvalidInput(SubnetSearchError, ValueError):
     """What was given cannot be used, and the one who gave it can mend it."""
 
 
+def in_words(error: BaseException) -> str:
+    """The kind of an error and what it says, whoever raised it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # it cannot say it
+        return type(error).__name__
+
+
 def nearest_names(name: object, known: Iterable[str]) -> str:
     """The end of an error message: `"; did you mean 'a' or 'b'?"`, or nothing when no known name is near."""
     written = {entry.lower(): entry for entry in known}

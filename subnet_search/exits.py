@@ -10,7 +10,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
-from search_spaces.errors import InvalidInput, SubnetSearchError
+from search_spaces.errors import InvalidInput, SubnetSearchError, in_words
 
 P = ParamSpec("P")
 LONGEST_LINE = 600  # characters of a message; a value of a recipe may have any length
@@ -47,7 +47,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             _leave(stop, f"failed: code that the recipe names ended the program, sys.exit({stop.code!r})", 1)
         except Exception as error:
             hint = "" if debugging else " (--debug shows where)"
-            _leave(error, f"failed: {type(error).__name__}: {error}{hint}", 1)
+            _leave(error, f"failed: {in_words(error)}{hint}", 1)
 
     return call
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from search_spaces import InvalidInput, nearest_names
+from search_spaces.errors import in_words
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def call_factory(name: str, options: Mapping[str, Any], returns: type[T], what: 
         raise InvalidInput(f"the {what} {name} with options {dict(options)} is refused: {error}") from error
     except (Exception, SystemExit) as error:  # the user's code runs here: anything can come
         raise InvalidInput(
-            f"the {what} {name} with options {dict(options)} fails: {type(error).__name__}: {error}"
+            f"the {what} {name} with options {dict(options)} fails: {in_words(error)}"
         ) from error
     if not isinstance(made, returns):
         raise InvalidInput(f"the {what} {name} must return {returns.__name__}, got {type(made).__name__}")
@@ -54,7 +55,7 @@ def import_callable(name: str, what: str) -> Callable[..., Any]:
             f"the {what} {name!r} cannot be imported: {error}; install its package, or start in the folder it is in"
         ) from error
     except (Exception, SystemExit) as error:  # a program that ends itself, too
-        raise InvalidInput(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from error
+        raise InvalidInput(f"importing {module_name!r} fails: {in_words(error)}") from error
     factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         hint = nearest_names(attribute, [n for n in dir(module) if callable(getattr(module, n))])

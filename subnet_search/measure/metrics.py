@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search_spaces import InvalidInput, SubnetSearchError
+from search_spaces.errors import in_words
 from subnet_search.factories import import_callable
 from subnet_search.record import Objective
 from subnet_search.settings import MetricSettings
@@ -87,7 +88,7 @@ def _called(metric: Objective, logits: Tensor, targets: Tensor) -> float:
     try:
         found = metric.function(logits.clone(), targets.clone())
     except (Exception, SystemExit) as error:  # the user's code runs here: anything can come
-        raise SubnetSearchError(f"metric {metric.name!r} fails: {type(error).__name__}: {error}") from error
+        raise SubnetSearchError(f"metric {metric.name!r} fails: {in_words(error)}") from error
     if hasattr(found, "item") and math.prod(getattr(found, "shape", (1,))) == 1:
         found = found.item()  # a tensor or numpy value of one element
     if not isinstance(found, Real):

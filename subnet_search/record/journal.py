@@ -58,6 +58,11 @@ class Journal:
         """The asks that have no answer yet, in order."""
         return [dict(line) for line in self._open.values()]
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is written to a file."""
+        return self._path is not None
+
     def known(self, context: str) -> dict[str, Line]:
         """The answers under `context` by key, without those of `stopped`.
 

@@ -97,8 +97,10 @@ class Evaluation:
             )
         if self.spread is not None:
             object.__setattr__(self, "spread", _numbers(self.spread, "spread"))
-            if len(self.spread) != len(self.values) or not all(s >= 0 for s in self.spread):
-                raise InvalidInput(f"spread must hold one number >= 0 for each value, got {self.spread}")
+            if len(self.spread) != len(self.values) or not all(0 <= s < math.inf for s in self.spread):
+                raise InvalidInput(
+                    f"spread must hold one finite number >= 0 for each value, got {self.spread}"
+                )
         if not self.in_full and self.source != "predicted":
             raise InvalidInput(
                 f'an evaluation that was stopped has source="predicted", got {self.source!r} for {self.config.key}'

@@ -11,7 +11,7 @@ from .pool import EvaluatorFactory, Pool, Workers
 from .progressive import Scorer, walk_down
 from .progressive_searcher import ProgressiveSearcher
 from .racing import RacedEvaluator, Racing, look_sizes
-from .recorder import Answer, Evaluator
+from .recorder import Answer, Evaluator, TooManyFailures
 from .searcher import SEARCHERS, Searcher, make_searcher
 from .shown import images_told
 from .study_claims import StudyClaims
@@ -36,6 +36,7 @@ __all__ = [
     "Searcher",
     "SpaceExhausted",
     "StudyClaims",
+    "TooManyFailures",
     "Workers",
     "images_told",
     "look_sizes",

@@ -13,10 +13,11 @@ from scipy.special import log_ndtr
 
 from predictors import AccuracyPredictor
 from predictors.warping import NODES, WEIGHTS
-from search_spaces import COST_NAMES, CostTable, SearchSpace
+from search_spaces import COST_NAMES, CostTable, InvalidInput, SearchSpace
 from subnet_search.record import Objective, non_dominated
 
 from .bounds import Bounds
+from .success import Success
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -62,7 +63,7 @@ class Outlook:
     Attributes:
         losses: those that they may have, for each objective `[num_candidates, num_values]`.
         weights: the probabilities of these, for each objective `[num_values]`.
-        log_chances: logarithms of the probabilities that they meet all bounds `[num_candidates]`.
+        log_chances: logarithms of the probabilities that they do not fail and meet all bounds `[num_candidates]`.
     """
 
     losses: tuple[Floats, ...]
@@ -71,7 +72,7 @@ class Outlook:
 
     @property
     def chances(self) -> Floats:
-        """The probabilities that they meet all bounds `[num_candidates]`."""
+        """The probabilities that they do not fail and meet all bounds `[num_candidates]`."""
         return np.asarray(np.exp(self.log_chances))
 
     @property
@@ -95,10 +96,9 @@ class Described:
 
 
 class Beliefs:
-    """One predictor for each objective that is not known in closed form.
+    """One predictor for each objective that is not known in closed form, and one of whether sub-nets fail.
 
-    A failed evaluation counts as the worst value seen, with a standard error as large as the values' deviation: where
-    many fail, sub-nets seem bad, and one that failed by chance is outvoted.
+    Values are learnt from what succeeded. What a sub-net is worth counts as much as it is probable that it succeeds.
 
     Args:
         space: of the configs.
@@ -119,6 +119,7 @@ class Beliefs:
         self._bounds = Bounds.of(objectives, None) if bounds is None else bounds
         self._exact = [_closed_form(objective, costs) for objective in objectives]
         self._signs = [objective.loss(1.0) for objective in objectives]
+        self._success = Success()
         functions = (*(o.exact for o in objectives if o.exact is not None), *known)
         self._known = (*known, *(() if costs is None else (costs.macs,)))
         self._predictors = {
@@ -148,25 +149,26 @@ class Beliefs:
     def choose(self, seen: Seen) -> None:
         """Chooses and tunes each objective's predictor."""
         near = _near(seen.losses[seen.ok])
-        marks = np.ones(len(seen.rows), dtype=bool)
-        marks[seen.ok] = near
         for place, predictor in self._predictors.items():
-            values, noise = _values(seen, place)
-            predictor.fit_rows(seen.rows, values, noise, near=marks & seen.ok)
+            predictor.fit_rows(seen.rows[seen.ok], *_values(seen, place), near=near)
 
     def learn(self, seen: Seen, *, tune: bool = False) -> None:
         """Learns from more with the families that were chosen, tuned anew or not."""
+        self._success.learn(_traits(seen.rows, self._known_losses(seen.rows)), seen.ok)
         for place, predictor in self._predictors.items():
-            predictor.update_rows(seen.rows, *_values(seen, place), tune=tune)
+            predictor.update_rows(seen.rows[seen.ok], *_values(seen, place), tune=tune)
 
     def described(self, rows: Ints) -> Described:
         """Rows with what never changes about them."""
         features = next((predictor.features for predictor in self._predictors.values()), None)
-        exact = tuple(
+        known = np.empty((len(rows), 0)) if features is None else features(rows)
+        return Described(rows, known, self._known_losses(rows))
+
+    def _known_losses(self, rows: Ints) -> tuple[Floats | None, ...]:
+        return tuple(
             None if function is None else sign * function(rows)
             for function, sign in zip(self._exact, self._signs, strict=True)
         )
-        return Described(rows, np.empty((len(rows), 0)) if features is None else features(rows), exact)
 
     def outlook(self, candidates: Described) -> Outlook:
         """What to expect of candidates."""
@@ -179,7 +181,7 @@ class Beliefs:
     def _outlook(self, candidates: Described, foresee: Foresee, spread_out: SpreadOut) -> Outlook:
         losses: list[Floats] = []
         weights: list[Floats] = []
-        log_chances = np.zeros(len(candidates.rows))
+        log_chances = self._success.log_chances(_traits(candidates.rows, candidates.exact))
         for place, exact in enumerate(candidates.exact):
             most = self._bounds.most[place]
             if exact is not None:
@@ -212,6 +214,11 @@ def _roughly(predictor: AccuracyPredictor, x: Floats) -> tuple[Floats, Floats]:
     return predictor.warped_mean(x), np.full(len(x), std)
 
 
+def _traits(rows: Ints, losses: Sequence[Floats | None]) -> Floats:
+    """What may make sub-nets fail: their knobs, and what they are known to cost."""
+    return np.column_stack([rows, *(column for column in losses if column is not None)])
+
+
 def _signed(function: ClosedForm, sign: float, rows: Ints) -> Floats:
     return sign * np.asarray(function(rows), dtype=np.float64)
 
@@ -223,16 +230,23 @@ def _closed_form(objective: Objective, costs: CostTable | None) -> Callable[[Int
         function = getattr(costs, objective.name)
     else:
         return None
-    return lambda rows: np.asarray(function(rows), dtype=np.float64)
+
+    def checked(rows: Ints) -> Floats:
+        values = np.asarray(function(rows), dtype=np.float64)
+        if values.shape != (len(rows),) or not np.isfinite(values).all():
+            told = "some that are not finite" if values.shape == (len(rows),) else f"shape {values.shape}"
+            raise InvalidInput(
+                f"exact of objective {objective.name!r} must give one finite number for each of {len(rows)} configs, "
+                f"got {told}; mend it, or leave it out and let evaluations tell"
+            )
+        return values
+
+    return checked
 
 
 def _values(seen: Seen, place: int) -> tuple[Floats, Floats | None]:
-    """Values of which large ones are good, and their standard errors."""
-    values, spreads = -seen.losses[:, place], seen.spreads[:, place]
-    if not seen.ok.all():
-        known = values[seen.ok]
-        values = np.where(seen.ok, values, known.min())
-        spreads = np.where(seen.ok, spreads, known.std())
+    """Values of what succeeded, of which large ones are good, and their standard errors."""
+    values, spreads = -seen.losses[seen.ok, place], seen.spreads[seen.ok, place]
     return values, spreads if spreads.any() else None
 
 

@@ -56,8 +56,9 @@ class Bounds:
     def reference(self, losses: Floats) -> Floats:
         """Up to where hypervolume counts `[num_objectives]`: the worst of `losses`, but not far beyond a bound.
 
-        A little beyond, so that what just meets a bound is worth something.
+        A little beyond, so that what just meets a bound is worth something; so, too, where all losses are equal.
         """
         worst, best = losses.max(axis=0), losses.min(axis=0)
+        worst = np.where(worst > best, worst, worst + MARGIN * np.maximum(np.abs(worst), 1.0))
         beyond = self.most + MARGIN * np.maximum(self.most - best, 0)
         return np.asarray(np.where(np.isfinite(self.most), np.minimum(worst, beyond), worst))

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
@@ -24,7 +24,7 @@ from .feasible import Feasible
 from .loop import CONTROLS, Loop
 from .pool import EvaluatorFactory, Pool, Workers, open_pool
 from .racing import Racing
-from .recorder import Evaluator, Recorder
+from .recorder import Evaluator, Recorder, TooManyFailures
 from .searcher import Searcher, make_searcher
 from .shown import Shown
 
@@ -105,7 +105,7 @@ def search(
         timeout_s: how long one evaluation may take before it is recorded as failed; None: for ever. In this process
             it holds in the main thread of systems with SIGALRM, and only interrupts Python code; a worker is ended.
         racing: evaluations stop once they show that a sub-net is beaten, see `race`; members of the front never do.
-        keep: is given the result so far, after the first evaluation, then every few seconds, and on Ctrl-C.
+        keep: is given the result so far, after the first evaluation, then every few seconds, and on Ctrl-C or an error.
         claims: this search's part in a study that other drivers search too, such as `StudyClaims` on a storage. The
             budget's evaluations are then those of the study: what others found counts, and is on record here under the
             searcher "storage", at no cost.
@@ -116,7 +116,9 @@ def search(
             unknown searcher, one of your own under a control's name, a timeout that is not positive, an evaluator that
             cannot be raced or cannot travel to workers, workers that cannot work, or a run that is open for reading
             only; later, for a proposal of a searcher of your own that does not meet the limits.
-        SubnetSearchError: when ten evaluations in a row fail, or no worker is left; all are recorded.
+        TooManyFailures: when ten evaluations in a row fail, or more where many have failed before; its `result` is what
+            was found. They are evaluated again when the same search goes on.
+        SubnetSearchError: when no worker is left; all is recorded.
     """
     if timeout_s is not None and not timeout_s > 0:
         raise InvalidInput(f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}")
@@ -215,10 +217,15 @@ class _Keeper:
     def __enter__(self) -> _Keeper:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """On Ctrl-C, what there is."""
-        if kind and issubclass(kind, KeyboardInterrupt) and self._result().evaluations:
-            self.now()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        """On Ctrl-C and errors, what there is."""
+        if isinstance(error, TooManyFailures):
+            error.result = self._result()
+        if kind and self._result().evaluations:
+            with suppress(
+                *() if issubclass(kind, KeyboardInterrupt) else (Exception,)
+            ):  # the error matters more
+                self.now()
 
     def now(self) -> None:
         """Hands it on."""

@@ -24,6 +24,7 @@ LEAST = 10  # evaluations that did not fail, to predict from
 CHOOSE_AGAIN, TUNE_AGAIN = 1.5, 1.2  # after so many times as many evaluations
 BATCH_SHARE = 25  # one sub-net for each so many evaluations is proposed from one fit
 SPREAD_POOL = 4_000
+HUGE = 1e100  # what is larger counts as this: volumes are products
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ class GuidedSearcher:
                 losses[place] = [objective.loss(value) for objective, value in pairs]
                 spreads[place] = evaluation.spread or 0.0
         rows = self._feasible.space.encode([e.config for e in told])
+        losses, spreads = np.clip(losses, -HUGE, HUGE), np.minimum(spreads, HUGE)
         return Seen(rows, losses, spreads, np.array([e.ok and e.in_full for e in told], dtype=bool))
 
     def _ready(self, seen: Seen) -> bool:

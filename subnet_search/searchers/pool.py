@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from search_spaces import InvalidInput, SubnetConfig
+from search_spaces.errors import in_words
 from subnet_search.factories import call_factory
 from subnet_search.record import Evaluation, Objective, check_objectives
 
@@ -164,7 +165,7 @@ def answer_of(
     except OutOfTime:
         reason = out_of_time(timeout_s)
     except Exception as error:  # whatever a user's model raises: one sub-net less, the search goes on
-        reason = f"{type(error).__name__}: {error}"
+        reason = in_words(error)
     return Answer(config, evaluation, reason, clock_s() - start)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from search_spaces import InvalidInput, SubnetConfig, SubnetSearchError
+from search_spaces.errors import in_words
 from subnet_search.record import Evaluation, Images, Journal, Objective, check_objectives
 from subnet_search.record.journal import Line
 
 from .claims import SHARED, Told
-
-FAILURES_IN_A_ROW = 10
+from .failures import Failures
 
 Ask = tuple[str, int]  # the searcher that was asked, and which of its questions it was
 
@@ -29,6 +29,16 @@ class Evaluator(Protocol):
 
     def __call__(self, config: SubnetConfig) -> Evaluation:
         """Evaluates one canonical config; may raise, which counts as failed."""
+
+
+class TooManyFailures(SubnetSearchError):
+    """Evaluations fail one after the other.
+
+    Attributes:
+        result: the `SearchResult` of what was evaluated until then.
+    """
+
+    result: Any = None
 
 
 class Answer(NamedTuple):
@@ -87,8 +97,8 @@ class Recorder:
         self.found: dict[str, Evaluation] = {}
         self.seconds = self.seconds_here = 0.0
         self._journal, self._context, self._search = journal, context, search
-        self._failures = 0
         self._known = {k: line for k, line in journal.known(context).items() if self._answers(line)}
+        self._failures = self._counted()
         self._stopped: dict[str, list[Line]] = {}
         for (key, _), line in journal.stopped(context).items() if raced else ():
             if self._answers(line):
@@ -101,6 +111,22 @@ class Recorder:
             int, tuple[int, Ask | None]
         ] = {}  # by number: place of the answer, last ask before it
         self._retrace()
+
+    def _counted(self) -> Failures:
+        """The failures on record. Those that ended a search are forgotten: what was broken may have been mended."""
+        counted = Failures()
+        for line in self._journal.lines():
+            own = line["context"] == self._context and line["searcher"] != SHARED
+            if own and line["kind"] != "ask":
+                counted.add(line["key"], ok=line["kind"] == "result")
+        if counted.too_many:
+            self._known = {
+                key: line
+                for key, line in self._known.items()
+                if key not in counted.in_a_row or line["kind"] == "result"
+            }
+        counted.end_row(broken=counted.too_many)
+        return counted
 
     def _retrace(self) -> None:
         last: Ask | None = None
@@ -172,8 +198,8 @@ class Recorder:
     def end(self, n: int, answer: Answer) -> Evaluation:
         """Writes the answer to number `n`; what cannot be compared is a failure."""
         evaluation = self._checked(answer)
+        self._failures.add(evaluation.config.key, ok=evaluation.ok)
         if evaluation.ok:
-            self._failures = 0
             spread = self._named(evaluation.spread) if evaluation.spread else None
             self._journal.result(
                 n,
@@ -185,7 +211,6 @@ class Recorder:
                 images=evaluation.images,
             )
         else:
-            self._failures += 1
             self._journal.failed(n, evaluation.reason, seconds=answer.seconds)
         self.seconds_here += answer.seconds
         return evaluation
@@ -194,14 +219,19 @@ class Recorder:
         """Counts an evaluation among what this search looked at.
 
         Raises:
-            SubnetSearchError: when ten evaluations made by this process failed in a row.
+            TooManyFailures: when so many evaluations made by this process failed in a row that it is no chance.
         """
         self.found[evaluation.config.key] = evaluation
         self.seconds += seconds
-        if self._failures >= FAILURES_IN_A_ROW:
-            raise SubnetSearchError(
-                f"{self._failures} evaluations in a row failed, the last one of {evaluation.config.key}: "
-                f"{evaluation.reason}. All are recorded; mend the cause and start the same search again"
+        if self._failures.too_many:
+            raise TooManyFailures(
+                f"{len(self._failures.in_a_row)} evaluations in a row failed, the last one of "
+                f"{evaluation.config.key}: {evaluation.reason}. Mend the cause and start the same search again: "
+                + (
+                    "it evaluates these anew, all others are recorded"
+                    if self._journal.is_kept
+                    else "with run= it goes on from a record; what was found is the error's result"
+                )
             )
 
     def _checked(self, answer: Answer) -> Evaluation:
@@ -221,7 +251,7 @@ class Recorder:
                     f"the evaluator must give one value for each of {names}, got {evaluation.values}"
                 )
         except Exception as error:  # it may have returned anything
-            return Evaluation(config, (), "failed", f"{type(error).__name__}: {error}")
+            return Evaluation(config, (), "failed", in_words(error))
         return evaluation
 
     def _named(self, values: Sequence[float]) -> dict[str, float]:

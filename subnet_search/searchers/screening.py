@@ -71,6 +71,8 @@ class Screen:
         gains, costs = np.empty(0), np.empty(0)
         for _ in range(GENERATIONS):
             rows = _without(distinct(rows), known | {row.tobytes() for row in pool})
+            if not len(rows):
+                break
             outlook = self._beliefs.outlook(self._beliefs.described(rows))
             pool = np.concatenate([pool, rows])
             gains = np.concatenate([gains, _gains(improvement, outlook)])

@@ -45,8 +45,9 @@ def test_values_become_plain_floats_and_evaluations_can_be_in_sets() -> None:
 
 
 def test_spread_has_one_number_for_each_value() -> None:
-    with pytest.raises(InvalidInput, match="one number >= 0 for each value"):
-        Evaluation(CONFIG, (1.0, 2.0), spread=(0.1,))
+    for wrong in ((0.1,), (0.1, -1.0), (0.1, float("inf")), (0.1, float("nan"))):
+        with pytest.raises(InvalidInput, match="one finite number >= 0 for each value"):
+            Evaluation(CONFIG, (1.0, 2.0), spread=wrong)
 
 
 @pytest.mark.parametrize(

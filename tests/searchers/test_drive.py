@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig, SubnetSearchError
+from search_spaces import CostTable, InvalidInput, Knob, SearchSpace, SubnetConfig
 from subnet_search.record import Evaluation, Journal, Objective, ParetoFront, create_run, open_run
 from subnet_search.searchers import (
     SEARCHERS,
@@ -22,6 +22,7 @@ from subnet_search.searchers import (
     Listed,
     Searcher,
     SearchResult,
+    TooManyFailures,
     make_searcher,
     search,
     spread_out,
@@ -317,16 +318,45 @@ def test_a_failing_evaluation_is_recorded_and_the_search_goes_on(tmp_path: Path)
     assert all(evaluation.ok for evaluation in result.front)
 
 
-def test_ten_failures_in_a_row_end_the_search_and_a_mended_evaluator_goes_on(tmp_path: Path) -> None:
+def test_ten_failures_in_a_row_end_the_search_and_a_mended_evaluator_tries_them_again(tmp_path: Path) -> None:
+    kept: list[SearchResult] = []
     with create_run(tmp_path / "run", "") as run:
-        with pytest.raises(
-            SubnetSearchError, match=r"10 evaluations in a row failed, .*no memory left.*mend"
-        ):
-            go(Toy(lambda n, config: n > 2), run=run)
-        assert sum(line["kind"] == "failed" for line in run.journal.lines()) == 10
-        result = go(Toy(), run=run)
-    assert sum(not evaluation.ok for evaluation in result.evaluations) == 10
-    assert len(result.evaluations) == 20
+        for works in (2, 0):  # times, before it is mended
+            with pytest.raises(TooManyFailures, match=r"in a row failed, .*no memory left.*Mend") as told:
+                go(Toy(lambda n, config, works=works: n > works), run=run, keep=kept.append)  # type: ignore[misc]
+            assert "it evaluates these anew" in str(told.value)
+            assert told.value.result == kept[-1]
+            assert [e.ok for e in kept[-1].evaluations[:12]] == [True] * 2 + [False] * 10
+        mended = Toy()
+        assert go(mended, run=run) == go(Toy())
+        assert len(mended.asked) == 18
+        assert go(Toy(), run=run) == go(Toy())
+
+
+def test_what_was_found_before_everything_failed_is_not_lost_without_a_run() -> None:
+    with pytest.raises(TooManyFailures, match="what was found is the error's result") as told:
+        go(Toy(lambda n, config: n > 5))
+    assert len(told.value.result.front) > 0
+    assert len(told.value.result.evaluations) == 15
+
+
+def test_a_search_goes_on_where_most_subnets_fail_one_by_one() -> None:
+    ok = [n % 6 == 1 and not 31 <= n <= 45 for n in range(1, 61)]
+    result = go(Toy(lambda n, config: not ok[n - 1]), budget=Budget(60), searcher="random")
+    assert [e.ok for e in result.evaluations] == ok
+
+
+def test_an_error_that_cannot_say_what_it_is_counts_as_a_failure() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    def fails(n: int, config: SubnetConfig) -> bool:
+        if n == 3:
+            raise Mute
+        return False
+
+    assert [e.reason for e in go(Toy(fails)).evaluations if not e.ok] == ["Mute"]
 
 
 @pytest.mark.parametrize(

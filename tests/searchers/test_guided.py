@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -192,3 +193,68 @@ def test_costs_that_are_no_objectives_help_to_predict() -> None:
 def test_a_seed_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"seed of a search must be a whole number .* got -1"):
         GuidedSearcher(SPACE, OBJECTIVES, seed=-1)
+
+
+def test_few_subnets_within_the_limits_of_a_space_too_large_to_list_are_all_found() -> None:
+    wide = SearchSpace(tuple(Knob(f"k{i}", tuple(range(1, 11))) for i in range(5)))  # 100,000 sub-nets
+    costs = CostTable(wide.names, (1,) * 5, {(n,): 1 for n in wide.names}, {(): 1}, {(): 4}, ({(): 4},))
+    searcher = GuidedSearcher(wide, OBJECTIVES, costs=costs, limits={"macs": 7})
+    asked = []
+    for _ in range(21):
+        asked.append(searcher.ask())
+        values = list(asked[-1].values())
+        score = 50.0 + sum((i + 1) ** 2 * value for i, value in enumerate(values))
+        searcher.tell(Evaluation(asked[-1], (float(sum(values)), score)))
+    assert len(set(asked)) == 21
+    with pytest.raises(SpaceExhausted):
+        searcher.ask()
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+def test_cheap_subnets_that_all_fail_are_given_up(seed: int) -> None:
+    searcher, ok = GuidedSearcher(SPACE, OBJECTIVES, costs=COSTS, seed=seed), []
+    for _ in range(50):
+        config = searcher.ask()
+        ok.append(config["k0"] >= 2)
+        searcher.tell(answer(config) if ok[-1] else Evaluation(config, (), "failed", "too narrow"))
+    in_a_row = max(len(run) for run in "".join("x."[right] for right in ok).split("."))
+    assert in_a_row < 10
+    assert sum(ok[25:]) >= 13
+
+
+def test_an_objective_that_never_changes_does_not_switch_the_search_off() -> None:
+    objectives = (*OBJECTIVES, Objective("params", "min"))
+
+    def asked(objectives: tuple[Objective, ...], more: tuple[float, ...]) -> list[SubnetConfig]:
+        searcher, found = GuidedSearcher(SPACE, objectives, costs=COSTS), []
+        for _ in range(25):
+            found.append(searcher.ask())
+            searcher.tell(Evaluation(found[-1], (*answer(found[-1]).values, *more)))
+        return found
+
+    assert asked(objectives, (1.0,)) == asked(OBJECTIVES, ())
+
+
+@pytest.mark.parametrize(
+    ("exact", "came"),
+    [
+        (lambda rows: np.full(len(rows), np.nan), "some that are not finite"),
+        (lambda rows: np.where(rows[:, 0] > 1, np.inf, 1.0), "some that are not finite"),
+        (lambda rows: rows[:, :1], r"shape \(\d+, 1\)"),
+    ],
+)
+def test_closed_forms_that_give_no_numbers_are_refused_at_once(
+    exact: Callable[[np.ndarray], np.ndarray], came: str
+) -> None:
+    objectives = (Objective("top1_percent", "max"), Objective("cost", "min", exact=exact))
+    with pytest.raises(InvalidInput, match=f"exact of objective 'cost' must give one finite number .*{came}"):
+        GuidedSearcher(SPACE, objectives).ask()
+
+
+def test_values_as_large_as_a_float_can_be_are_taken() -> None:
+    searcher = GuidedSearcher(SPACE, OBJECTIVES, costs=COSTS)
+    for number in range(20):
+        config = searcher.ask()
+        macs, score = answer(config).values
+        searcher.tell(Evaluation(config, (macs, -1.7e308 if number % 3 == 0 else score)))
+    assert len(searcher.ask()) == len(SPACE.names)
