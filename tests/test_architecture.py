@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ["search_spaces", "predictors", "subnet_search", "reports"]  # each imports only earlier ones
 ROOMS = [  # of subnet_search: each imports itself and earlier rows
-    {"settings", "record", "progress", "factories", "memory", "deadline", "exits"},
+    {"settings", "record", "progress", "factories", "memory", "modes", "deadline", "exits"},
     {"recipe", "models", "data", "elastic", "searchers", "seeding", "batches", "small_models", "workers"},
     {"ranking", "training", "measure"},
     {
