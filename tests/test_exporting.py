@@ -121,6 +121,7 @@ def test_the_program_takes_any_batch_size_and_holds_no_pickle(tmp_path: Path) ->
         ] == []
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_what_the_net_computes(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

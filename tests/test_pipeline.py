@@ -419,6 +419,7 @@ def test_a_run_folder_of_another_space_is_refused(
     assert "another space" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_any_evaluated_subnet_can_be_rebuilt_by_its_key(finished: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     chosen = {config.key for config in chosen_of(copy)}

@@ -148,7 +148,7 @@ NOT_SKIPPABLE: dict[str, Callable[[Block, Tensor, Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", BOTH)
+@pytest.mark.parametrize("form", ["own classes", pytest.param("graph", marks=pytest.mark.slow)])
 def test_what_hands_its_input_on_may_be_skipped_and_nothing_else(form: str) -> None:
     blocks = {name: (function, call) for name, (function, call, _) in SKIPPABLE.items()}
     blocks |= {name: (function, lambda block, x, y: block(x, y)) for name, function in NOT_SKIPPABLE.items()}

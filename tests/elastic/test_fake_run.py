@@ -15,7 +15,7 @@ from subnet_search.elastic.operations import exported, fake_run
 from subnet_search.elastic.operations.fake_run import FakeRun, MetaTensors
 from tests.elastic.graph_toys import GRAPH_TOYS, example_of, make_graph_toy
 
-QUICK = ("shuffles", "dense", "windows", "two inputs")
+QUICK = ("shuffles", "two inputs")
 NOTES = ("shape", "per_row", "number", "macs", "dtype")
 
 

@@ -221,7 +221,7 @@ def test_a_reader_changes_nothing_and_sees_what_a_writer_does(folder: Path) -> N
             attempt()
 
 
-@pytest.mark.parametrize("old", [None, b"old content"])
+@pytest.mark.parametrize("old", [pytest.param(None, marks=pytest.mark.slow), b"old content"])
 def test_a_kill_at_any_step_of_a_write_leaves_the_old_file_or_the_new_one(
     folder: Path, old: bytes | None
 ) -> None:

@@ -131,6 +131,7 @@ def measured_page(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return Page(write_report(folder).read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_latency_and_metrics_have_figures_prices_and_columns(measured: Path, measured_page: Page) -> None:
     run, words = read_run(measured), measured_page.words
     assert "Recall against latency" in words
@@ -147,6 +148,7 @@ def test_latency_and_metrics_have_figures_prices_and_columns(measured: Path, mea
         assert f"{chosen.after['latency_ms']:.3f} ms" in words
 
 
+@pytest.mark.slow
 def test_a_latency_that_only_the_search_measured_has_its_spread(measured: Path) -> None:
     run = read_run(measured)
     values = {when: {"top1_percent": 90.0} for when in ("before", "after", "test")}
@@ -156,6 +158,7 @@ def test_a_latency_that_only_the_search_measured_has_its_spread(measured: Path) 
     assert spread.replace("\u00a0", " ") == "± 0.040 ms"
 
 
+@pytest.mark.slow
 def test_chosen_ones_that_are_equally_fast_as_far_as_anybody_can_tell_are_named(
     measured: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +172,7 @@ def test_chosen_ones_that_are_equally_fast_as_far_as_anybody_can_tell_are_named(
     assert told.endswith("not told apart in latency: A and B.")
 
 
+@pytest.mark.slow
 def test_classes_a_time_plan_and_a_search_cut_short_are_told(measured_page: Page) -> None:
     words = measured_page.words
     assert "class 0, class 1, class 2" in words
@@ -206,6 +210,7 @@ def test_a_run_ranked_without_a_comparison_says_so(tmp_path: Path) -> None:
     assert not (folder / "figures" / "slices.png").exists()
 
 
+@pytest.mark.slow
 def test_a_path_is_told_and_drawn(walked: Path, tmp_path: Path) -> None:
     content = write_report(walked, tmp_path / "report.html").read_text("utf-8")
     page = Page(content)
@@ -383,6 +388,7 @@ def test_what_racing_stopped_and_saved_is_said_and_shown_nowhere_else(tmp_path: 
     assert len(read_run(folder).seen) == 21
 
 
+@pytest.mark.slow
 def test_a_report_goes_into_the_run_folder_and_can_be_written_again(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", evaluations=8, chosen=1)
     first = write_report(folder)

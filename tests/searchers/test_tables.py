@@ -23,8 +23,8 @@ def table_of(name: str) -> Table:
     [
         ("macro-unmerged", "nas-bench-macro", "flops"),
         ("macro-merged", "nas-bench-macro", "flops"),
-        ("201-cifar10-macs", "nas-bench-201", "macs_cifar10 (derived)"),
-        ("201-cifar10-pixel3", "nas-bench-201", "pixel3"),
+        pytest.param("201-cifar10-macs", "nas-bench-201", "macs_cifar10 (derived)", marks=pytest.mark.slow),
+        pytest.param("201-cifar10-pixel3", "nas-bench-201", "pixel3", marks=pytest.mark.slow),
     ],
 )
 def test_the_true_front_of_a_table_is_the_published_one(name: str, folder: str, cost: str) -> None:

@@ -29,7 +29,6 @@ RESULTS = Path(__file__).parents[2] / "reports" / "results" / "zoo.json"
 QUICK = [
     "resnet18",
     "mobilenet_v3_small",
-    "densenet121",
     "efficientnet_b0",
 ]
 SMALLER = [  # one of a family, tried with smaller images too; `make zoo` tries all

@@ -89,7 +89,7 @@ def needs_memory() -> None:
     [
         (crash, "stopped", "its process ended with code -9"),
         (raises, "failed", "ValueError at test_walk.py"),
-        (computes, "stopped", "needs more than 1 s of a core"),
+        pytest.param(computes, "stopped", "needs more than 1 s of a core", marks=pytest.mark.slow),
         (needs_memory, "stopped", "needs more than 1.5 GiB"),
     ],
 )
