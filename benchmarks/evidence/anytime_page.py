@@ -29,6 +29,8 @@ between methods may be others after longer ones.
 Made by `{command}` (resumable arm by arm; `{command} PART --seeds SEED` for one).
 """
 Seeds = Mapping[str, Mapping[str, Any]]  # by seed, the files of the arms that are done
+AIM = -0.5  # points, at both ends
+LEFT_OUT = ("no_distillation", "no_switchable_norms", "neither")
 
 
 def write_page(found: Mapping[str, Any], wanted: Mapping[str, Sequence[str]], steps: int) -> None:
@@ -314,6 +316,25 @@ def _depth(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
             gaps = [spread(_above_alone(seeds, arm, end), "+.2f") for end in ends if arm != "alone"]
             yield f"| {' | '.join([title, *cells, f'{seconds:.3f}', *gaps])} |"
     yield ""
+    if gaps := [
+        float(np.mean(_above_alone(seeds, "adaptive", end))) for end in ends if _of(seeds, "adaptive")
+    ]:
+        told = f"*adaptive*: the aim is {'met' if min(means) >= AIM else 'missed'} in the mean"
+        without = [arm for arm in LEFT_OUT if np.mean(_paired(seeds, arm, ends)) > 0]
+        if without:
+            names = ", ".join(arm.replace("_", " ") for arm in without)
+            told += (
+                f"; what leaves a part of the method out is no worse (mean of both ends, same seeds): {names}"
+            )
+        yield f"{told}.\n"
+
+
+def _paired(seeds: Seeds, arm: str, names: Sequence[str]) -> list[float]:
+    """Points of test over the adaptive net, in each seed that has both, mean over some sub-nets."""
+    both = [done for done in seeds.values() if {arm, "adaptive"} <= set(done)]
+    return [
+        float(np.mean([_tests(done[arm])[n] - _tests(done["adaptive"])[n] for n in names])) for done in both
+    ] or [-np.inf]
 
 
 def _above_alone(seeds: Seeds, arm: str, name: str) -> list[float]:
