@@ -316,16 +316,12 @@ def _depth(part: str, data: str, seeds: Seeds, found: Any) -> Iterator[str]:
             gaps = [spread(_above_alone(seeds, arm, end), "+.2f") for end in ends if arm != "alone"]
             yield f"| {' | '.join([title, *cells, f'{seconds:.3f}', *gaps])} |"
     yield ""
-    if gaps := [
-        float(np.mean(_above_alone(seeds, "adaptive", end))) for end in ends if _of(seeds, "adaptive")
-    ]:
+    if _of(seeds, "adaptive") and _of(seeds, "alone"):
+        means = [float(np.mean(_above_alone(seeds, "adaptive", end))) for end in ends]
         told = f"*adaptive*: the aim is {'met' if min(means) >= AIM else 'missed'} in the mean"
-        without = [arm for arm in LEFT_OUT if np.mean(_paired(seeds, arm, ends)) > 0]
-        if without:
-            names = ", ".join(arm.replace("_", " ") for arm in without)
-            told += (
-                f"; what leaves a part of the method out is no worse (mean of both ends, same seeds): {names}"
-            )
+        if better := [arm.replace("_", " ") for arm in LEFT_OUT if np.mean(_paired(seeds, arm, ends)) > 0]:
+            told += "; what leaves a part of the method out is no worse (mean of both ends, same seeds): "
+            told += ", ".join(better)
         yield f"{told}.\n"
 
 
