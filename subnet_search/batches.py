@@ -118,6 +118,17 @@ def check_class_numbers(labels: Tensor) -> None:
         )
 
 
+def class_numbers(labels: Tensor, num_classes: int) -> Tensor:
+    """The targets of a batch as int64; `InvalidInput` unless they are class numbers `[B]` from 0 on."""
+    check_class_numbers(labels)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise InvalidInput(
+            f"labels must be class numbers from 0 to {num_classes - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}; give the network as many outputs as there are classes"
+        )
+    return labels.long()
+
+
 def first_images(
     batches: Iterable[Batch], count: int, seed: int = 0, size: torch.Size | None = None
 ) -> list[Batch]:

@@ -47,8 +47,16 @@ CHECKPOINT = f"{FOLDER}/checkpoint"
 
 
 def change_dynamic(settings: DynamicSettings, given: Mapping[str, Any]) -> DynamicSettings:
-    """The settings with those that a command line gives; None stands for what it does not give."""
+    """The settings with those that a command line gives; None stands for what it does not give.
+
+    Another method than the recipe's takes none of its places and milliseconds.
+    """
     asked = {name: value for name, value in given.items() if value is not None}
+    if asked.get("method", settings.method) != settings.method:
+        others = {"places": (), "unit": "macs"}
+        if settings.unit != "macs":
+            others["targets"] = ()
+        asked = others | asked
     return DynamicSettings(**{**settings.model_dump(), **asked})
 
 
@@ -238,6 +246,7 @@ class OneWay(nn.Module):
     def __init__(self, net: SlimmingNet, way: Decisions) -> None:
         super().__init__()
         self.net, self.way = net, way
+        self.input_px = getattr(net, "input_px", None)  # whoever measures it gives images of that size
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, num_classes]`."""

@@ -190,6 +190,18 @@ def recalibrate_behind_gates(net: SlimmingNet, batches: Sequence[Any]) -> None:
     _recalibrate_from(net, (), heads)
 
 
+def share_statistics(slimming: Slimming, example: Tensor) -> None:
+    """Gives the sub-nets in `plain` the statistics of the parts that stand for them, where these were measured anew.
+
+    Args:
+        slimming: changed in place.
+        example: one image.
+    """
+    for leaf, plain in slimming.plain.items():
+        for depth, own in enumerate(cut(plain, slimming.routes.paths, as_taken(plain, example))):
+            own.load_state_dict(slimming.net.parts[name_of(leaf[:depth])].state_dict())
+
+
 def _recalibrate_from(net: SlimmingNet, prefix: Decisions, features: list[Tensor]) -> None:
     if name_of(prefix) not in net.gates:
         return

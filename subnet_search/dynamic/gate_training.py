@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from search_spaces import InvalidInput
-from subnet_search.batches import device_of, moved, on_device, resolve_device
+from subnet_search.batches import class_numbers, device_of, moved, on_device, resolve_device
 from subnet_search.data import Batch, Splits, TensorBatches
-from subnet_search.dynamic.building import Slimming, recalibrate_behind_gates
+from subnet_search.dynamic.building import Slimming, recalibrate_behind_gates, share_statistics
 from subnet_search.dynamic.gates import straight_through
 from subnet_search.dynamic.routes import Decisions
 from subnet_search.dynamic.slimming import SlimmingNet, Unfolded, leaf_weights
@@ -63,7 +63,7 @@ def gather(net: SlimmingNet, batches: Iterable[Batch]) -> Gathered:
     labels: list[Tensor] = []
     for images, targets in batches:
         seen.append(net.unfold(moved(as_taken(net, images), device)))
-        labels.append(targets)
+        labels.append(class_numbers(targets, seen[-1].answers.shape[2]))
     if not seen:
         raise InvalidInput("no batch to read: the split is empty; it needs at least one image")
     prefixes = seen[0].gates
@@ -236,6 +236,8 @@ def train_gates(
             recalibrate_behind_gates(net, calibration)
         with torch.no_grad():
             ways = torch.cat([net.run(moved(as_taken(net, images), device))[1] for images, _ in splits.gate])
+    if settings.attention and calibration is not None:
+        share_statistics(slimming, calibration[0][0][:1])
     histogram = torch.bincount(ways.cpu(), minlength=len(net.leaves)) / len(ways)
     if settings.loss == "sandwich" and (said := collapse_of(histogram.numpy())):
         warnings.warn(said, GateCollapse, stacklevel=2)
@@ -285,6 +287,7 @@ def _live_update(
 ) -> float:
     images, labels = batch
     found = net.unfold(as_taken(net, images))
+    labels = class_numbers(labels, found.answers.shape[2])
     loss = gate_loss(net.leaves, shares, found.answers, found.gates, labels, settings, aim)
     loss.backward()
     return loss.item()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from subnet_search.dynamic.gates import DoubleHeadedGate
 from subnet_search.dynamic.routes import Decisions
+from subnet_search.elastic.image_size import as_taken
 
 HEAD = "head"
 
@@ -68,7 +69,7 @@ class SlimmingNet(nn.Module):
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, num_classes]`, and for each image the number of its way in `leaves`, `[B]`."""
-        return self._from((), self.parts[HEAD](images))
+        return self._from((), self.parts[HEAD](as_taken(self, images)))
 
     def _from(self, prefix: Decisions, features: Tensor) -> tuple[Tensor, Tensor]:
         if name_of(prefix) not in self.gates:

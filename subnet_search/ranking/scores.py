@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from search_spaces import InvalidInput
 from subnet_search.data import Batch
 from subnet_search.elastic.groups import ChannelMap, Group
 from subnet_search.elastic.operations.graph_form import RunsGraph, tensor_of
@@ -21,7 +22,18 @@ Ranker = Callable[[Supernet, Iterable[Batch]], Ranking]
 
 
 def best_first(scores: Scores) -> Ranking:
-    """The order of falling scores; equal ones keep their order."""
+    """The order of falling scores; equal ones keep their order.
+
+    Raises:
+        InvalidInput: for a score that is not finite.
+    """
+    for name, score in scores.items():
+        if not torch.isfinite(score).all():
+            place = int((~torch.isfinite(score)).nonzero()[0])
+            raise InvalidInput(
+                f"units can be ranked where their scores are finite, got {float(score[place])} for unit {place} of "
+                f"{name}; look for NaN or infinite numbers in the weights there, and in the images"
+            )
     return {name: score.argsort(descending=True, stable=True) for name, score in scores.items()}
 
 

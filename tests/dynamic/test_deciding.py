@@ -12,7 +12,7 @@ import torch
 from search_spaces import InvalidInput
 from subnet_search.cli import run_command
 from subnet_search.data import load_splits
-from subnet_search.deciding import make_dynamic
+from subnet_search.deciding import change_dynamic, make_dynamic
 from subnet_search.dynamic.layer_channel import LayerChannelNet
 from subnet_search.dynamic.slimming import SlimmingNet
 from subnet_search.dynamic.storing import load_slimming
@@ -122,3 +122,23 @@ def test_settings_of_a_gate_are_checked_at_birth() -> None:
     for wrong in ({"count": 1}, {"targets": (0.0,)}, {"least_share": 1.0}, {"hard": "try"}, {"points": 0}):
         with pytest.raises(InvalidInput):
             DynamicSettings(**wrong)
+
+
+def test_another_method_takes_no_places_and_milliseconds_of_the_recipe() -> None:
+    gates = DynamicSettings(places=("layer1",), targets=(0.5,))
+    assert change_dynamic(gates, {"method": "lc"}) == DynamicSettings(method="lc", targets=(0.5,))
+    assert change_dynamic(gates, {"method": "ds", "epochs": 3}).places == ("layer1",)
+    assert change_dynamic(gates, {"method": "lc", "places": ["x"]}).places == ("x",)
+    timed = DynamicSettings(method="lc", unit="latency_ms", targets=(5.0,))
+    assert change_dynamic(timed, {"method": "ds"}) == DynamicSettings()
+
+
+@pytest.mark.parametrize("given", [["--method", "foo"], ["--epochs", "0"], ["--share", "nan"]])
+def test_options_that_cannot_be_are_refused_before_any_stage(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "digits.toml").write_text(RECIPE)
+    code = run_command(["dynamic", str(tmp_path / "digits.toml"), "--out", str(tmp_path / "runs"), *given])
+    assert code == 2
+    assert not (tmp_path / "runs").exists()
+    assert given[0].removeprefix("--") in capsys.readouterr().err or given[0] == "--share"

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from search_spaces import InvalidInput
+from subnet_search import make_elastic
 from subnet_search.data import Batch, TensorBatches, load_splits
+from subnet_search.deciding import OneWay
+from subnet_search.dynamic.building import make_slimming
+from subnet_search.dynamic.cutting import place_at
 from subnet_search.dynamic.gate_training import (
     GateCollapse,
     gate_loss,
@@ -28,11 +32,13 @@ from subnet_search.dynamic.points import (
     set_price,
     ways_at,
 )
+from subnet_search.dynamic.routes import routes_among
 from subnet_search.dynamic.slimming import leaf_weights
+from subnet_search.measure import count_macs
 from subnet_search.record import create_run, open_run
-from subnet_search.settings import DataSettings, DynamicSettings, ModelSettings
+from subnet_search.settings import DataSettings, DynamicSettings, ElasticSettings, ModelSettings
 from tests.dynamic.made import IMAGES, LABELS, gate_splits, slimming_of
-from tests.small import small_supernet
+from tests.small import EXAMPLE, small_net, small_supernet
 
 SETTINGS = DynamicSettings(epochs=3, device="cpu", batch_size=16, loss="sandwich")
 LEAVES = ((0,), (1,), (2,))
@@ -231,3 +237,35 @@ def test_the_gate_split_is_of_images_that_training_never_shows() -> None:
     shown = {image.numpy().tobytes() for image in (*splits.train.images, *splits.calibration.images)}
     assert len(splits.gate.images) > 100
     assert len(held & shown) == 0
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize(
+    ("label", "came"),
+    [(-1, "from 0 to 3, got -1 to -1"), (4, "got 4 to 4"), (-100, "got -100 to"), (0.5, "torch.float32")],
+)
+def test_labels_that_are_no_class_are_refused(label: float, came: str, attention: bool) -> None:
+    wrong = TensorBatches(IMAGES, torch.full((len(IMAGES),), label), 16)
+    slimming = slimming_of(small_supernet(), attention=attention, values=True)
+    settings = DynamicSettings(epochs=1, attention=attention, device="cpu")
+    with pytest.raises(InvalidInput, match=came):
+        train_gates(
+            slimming, dataclasses.replace(gate_splits(), gate=wrong), settings, calibration=[(IMAGES, LABELS)]
+        )
+
+
+def test_routes_of_smaller_images_are_run_as_they_were_measured() -> None:
+    smaller = ElasticSettings(min_share=0.5, step=4, resolution=(4, 8))
+    supernet = make_elastic(small_net(), EXAMPLE, smaller).eval()
+    config = {**supernet.space.largest(), "resolution": 4}
+    place = place_at(supernet, "bn")
+    routes = routes_among(
+        supernet, place, [supernet.space.canonical({**config, "block1.conv1": size}) for size in (8, 16)]
+    )
+    net = make_slimming(supernet, routes, [(IMAGES, LABELS)]).net
+    seen = gather(net, [(IMAGES, LABELS)])
+    with torch.inference_mode():
+        answers, ways = net.run(IMAGES)
+    torch.testing.assert_close(answers, seen.answers[torch.arange(len(ways)), ways])
+    for way, macs in zip(net.leaves, net.macs, strict=True):
+        assert count_macs(OneWay(net, way), EXAMPLE) == macs

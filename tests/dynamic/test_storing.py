@@ -11,14 +11,15 @@ import torch
 
 from search_spaces import InvalidInput
 from subnet_search.dynamic.building import Slimming
+from subnet_search.dynamic.gate_training import train_gates
 from subnet_search.dynamic.onnx_parts import export_ways
 from subnet_search.dynamic.points import set_price
 from subnet_search.dynamic.storing import load_slimming, store_slimming
 from subnet_search.dynamic.storing_layers import load_layer_channel
 from subnet_search.elastic.supernet import Supernet
 from subnet_search.record import create_run
-from subnet_search.settings import ModelSettings
-from tests.dynamic.made import IMAGES, slimming_of
+from subnet_search.settings import DynamicSettings, ModelSettings
+from tests.dynamic.made import IMAGES, gate_splits, slimming_of
 from tests.small import small_supernet
 from tests.vit import vit_supernet
 
@@ -110,3 +111,19 @@ def test_the_loop_in_onnx_runtime_takes_the_same_ways_to_the_same_answers(kind: 
         logits, way = net(IMAGES[i : i + 1].numpy())
         assert way == slimming.net.leaves[int(ways[i])]
         np.testing.assert_allclose(logits[0], answers[i].numpy(), atol=1e-4)
+
+
+def test_trained_gates_that_weigh_channels_at_two_places_can_be_read_back(tmp_path: Path) -> None:
+    supernet = small_supernet()
+    slimming = slimming_of(supernet, ("bn", "block1"), count=2, attention=True, values=True)
+    settings = DynamicSettings(epochs=2, attention=True, device="cpu")
+    splits = gate_splits()
+    train_gates(slimming, splits, settings, calibration=list(splits.calibration))
+    with create_run(tmp_path / "run", "") as run:
+        store_slimming(run, slimming, supernet, ModelSettings(name="tests.small:small_net"), POINTS, {})
+    set_price(slimming.net, POINTS[0]["price"])
+    loaded = load_slimming(tmp_path / "run" / "dynamic").net
+    with torch.inference_mode():
+        wanted, found = slimming.net.run(IMAGES), loaded.run(IMAGES)  # type: ignore[operator]
+    assert torch.equal(wanted[1], found[1])
+    assert torch.equal(wanted[0], found[0])
