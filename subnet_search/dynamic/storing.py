@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from search_spaces import InvalidInput
+from search_spaces.knob import whole_number
 from subnet_search.dynamic.building import Slimming, assemble, parts_of
 from subnet_search.dynamic.cutting import example_of
 from subnet_search.dynamic.gates import DoubleHeadedGate
@@ -122,7 +123,7 @@ def load_slimming(folder: str | Path, point: int | None = None) -> Stored:
     verify(folder)
     told = read_description(folder, "ds")
     points = tuple(told["points"])
-    number = 0 if point is None else point
+    number = 0 if point is None else whole_number(point, "the operating point")
     if points and not 0 <= number < len(points):
         raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
     try:
@@ -131,7 +132,7 @@ def load_slimming(folder: str | Path, point: int | None = None) -> Stored:
             set_price(net, float(points[number]["price"]))
     except InvalidInput:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise InvalidInput(
             f"{folder / DESCRIPTION} describes no dynamic net: {error!r}; make it again"
         ) from error
@@ -145,7 +146,7 @@ def read_description(folder: Path, method: str) -> dict[str, Any]:
         InvalidInput: it cannot be read, or is of something else; the message names the function that reads that.
     """
     try:
-        told = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        told = json.loads((folder / DESCRIPTION).read_text("utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             f"{folder / DESCRIPTION} cannot be read: {error}; give the folder RUN/dynamic of a run that has a "
@@ -159,6 +160,10 @@ def read_description(folder: Path, method: str) -> dict[str, Any]:
             f'{folder} holds a net of method "{found}", not "{method}"; read it with {READERS[found]}'
         )
     return dict(told)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def _rebuilt(folder: Path, told: Mapping[str, Any]) -> SlimmingNet:

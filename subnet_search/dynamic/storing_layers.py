@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from search_spaces import InvalidInput
+from search_spaces.knob import whole_number
 from subnet_search.dynamic.layer_channel import LayerChannelNet
 from subnet_search.dynamic.storing import DESCRIPTION, FOLDER, Stored, read_description, verify
 from subnet_search.elastic import make_elastic
@@ -72,13 +73,13 @@ def load_layer_channel(folder: str | Path, point: int = 0) -> Stored:
         example = torch.zeros(1, *told["input"])
         supernet = make_elastic(model.eval(), example, ElasticSettings(**told["elastic"]))
         net = LayerChannelNet(supernet, int(told["channel_groups"]), groups=told.get("groups"))
-        if points and not 0 <= point < len(points):
+        if points and not 0 <= whole_number(point, "the operating point") < len(points):
             raise InvalidInput(f"{folder} has operating points 0 to {len(points) - 1}, got {point}")
         load_weights(net, folder / WEIGHTS).eval()
         if points:
             net.threshold = float(points[point]["threshold"])
     except InvalidInput:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise InvalidInput(f"{folder / DESCRIPTION} describes no LC-Net: {error!r}; make it again") from error
     return Stored(net, points, told)

@@ -127,3 +127,26 @@ def test_trained_gates_that_weigh_channels_at_two_places_can_be_read_back(tmp_pa
         wanted, found = slimming.net.run(IMAGES), loaded.run(IMAGES)  # type: ignore[operator]
     assert torch.equal(wanted[1], found[1])
     assert torch.equal(wanted[0], found[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"price": 0.25', '"price": NaN', "NaN is no number"),
+        ('"hidden": 32', '"hidden": -4', "describes no dynamic net"),
+        ('"channels": 8', '"channels": 10000000000000', "describes no dynamic net"),
+        ('"input": [\n  1', '"input": [\n  -1', "describes no dynamic net"),
+    ],
+)
+def test_a_changed_description_of_a_copy_is_refused(old: str, new: str, problem: str, tmp_path: Path) -> None:
+    _, folder = stored(tmp_path, "small_net")
+    copy = folder.rename(tmp_path / "copy")
+    text = (copy / "dynamic.json").read_text("utf-8")
+    assert old in text
+    (copy / "dynamic.json").write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(InvalidInput, match=problem):
+        load_slimming(copy)
+    (copy / "dynamic.json").write_text(text, "utf-8")
+    with pytest.raises(InvalidInput, match=r"the operating point must be a whole number, got 1\.5"):
+        load_slimming(copy, 1.5)  # type: ignore[arg-type]
