@@ -29,11 +29,11 @@ Milliseconds for each proposal are processor time of {cpu}, shared with other wo
 
 *guided* is this project's searcher, with the settings that it has everywhere. Optuna's TPE is also there with
 `multivariate=True` (it then knows knobs together), with knobs as categories and as *numbers*; by its own settings it
-proposes known networks again and again, and is stopped after 100 evaluations. So is Optuna's GP, which takes a quarter
-of a second to a second for each proposal, but for its first seeds, whose number is in square brackets; on merged
-codes, where it asks for known networks, a seed was not done after 40 minutes. *floor*: what a search would reach that
-knew beforehand all that gradient boosting, fitted out of fold to the whole table, can tell: the fronts of its
-predictions are evaluated one after the other. A search that learns from single answers can get below it.
+proposes known networks again and again. That form, and Optuna's GP, which takes a quarter of a second to a second for
+each proposal, go on after 100 evaluations on their first seeds only, whose number is in square brackets; GP not on
+merged codes, where it asks for known networks and a seed was not done after 40 minutes. *floor*: what a search would
+reach that knew beforehand all that gradient boosting, fitted out of fold to the whole table, can tell: the fronts of
+its predictions are evaluated one after the other. A search that learns from single answers can get below it.
 
 Seeds from {first} on; the searcher's settings were chosen while looking at seeds 0 to 4 of these tables (warping, costs
 as features, the gate, how spreads are corrected; that multiply-adds help to predict milliseconds), so the tables are
