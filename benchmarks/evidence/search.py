@@ -39,8 +39,8 @@ SHOWN = (
 )
 FIRST = 100  # seed; those below were looked at while settings were chosen
 SEEDS_MEANT = 20
-SHORT = 100  # evaluations, after which only so many seeds go on, as proposals take long or are known ones
-GO_ON = {"Optuna GP": 3, "Optuna TPE": 3}
+SHORT = 100  # evaluations, after which only so many seeds go on, as proposals take long
+GO_ON = {"Optuna GP": 3}
 STOPPED = {("macro-merged", "Optuna GP")}  # asks for known networks: 400 take over 40 minutes
 REPEATS = 5  # asks for each evaluation, after which a searcher that keeps proposing known ones is stopped
 
