@@ -292,9 +292,9 @@ def dynamic(
 
     Options stand over the recipe's [dynamic] table; see docs/guides/dynamic.md.
     """
-    given = {"method": method, "places": place or None, "targets": share or None, "epochs": epochs}
     from subnet_search.settings import DynamicSettings
 
+    given = {"method": method, "places": place or None, "targets": share or None, "epochs": epochs}
     DynamicSettings(**{name: value for name, value in given.items() if value is not None})  # refused at once
     folder = _stage(target, out, "search")
     from subnet_search.deciding import make_dynamic

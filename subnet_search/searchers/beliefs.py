@@ -181,7 +181,9 @@ class Beliefs:
     def _outlook(self, candidates: Described, foresee: Foresee, spread_out: SpreadOut) -> Outlook:
         losses: list[Floats] = []
         weights: list[Floats] = []
-        log_chances = self._success.log_chances(_traits(candidates.rows, candidates.exact))
+        log_chances = np.zeros(len(candidates.rows))
+        if not self._success.is_certain:  # candidates are many
+            log_chances += self._success.log_chances(_traits(candidates.rows, candidates.exact))
         for place, exact in enumerate(candidates.exact):
             most = self._bounds.most[place]
             if exact is not None:

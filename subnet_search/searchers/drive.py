@@ -222,9 +222,10 @@ class _Keeper:
         if isinstance(error, TooManyFailures):
             error.result = self._result()
         if kind and self._result().evaluations:
-            with suppress(
-                *() if issubclass(kind, KeyboardInterrupt) else (Exception,)
-            ):  # the error matters more
+            unimportant = (
+                () if issubclass(kind, KeyboardInterrupt) else (Exception,)
+            )  # beside the error itself
+            with suppress(*unimportant):
                 self.now()
 
     def now(self) -> None:

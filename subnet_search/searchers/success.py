@@ -23,6 +23,11 @@ class Success:
     def __init__(self) -> None:
         self._trees: ExtraTreesClassifier | None = None
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether none has failed."""
+        return self._trees is None
+
     def learn(self, traits: Floats, ok: NDArray[np.bool_]) -> None:
         """Learns from all evaluations anew.
 
